@@ -1,0 +1,98 @@
+# Needs bash, Python 3.11 to 3.13 and GNU make 3.81 or later, nothing else.
+#
+#   PYTHON=...       the Python that .venv is made with (if .venv is there
+#                    already, remove it first)
+#   TORCH_INDEX=...  one more package index for torch alone, for a build
+#                    without CUDA, say
+#   ARGS=...         handed to pytest: make test ARGS="-k scales -x"
+
+SHELL := bash
+.DEFAULT_GOAL := help
+
+# What the user has installed or set for other work must not shadow .venv:
+# packages, and a kernel named python3.
+export PYTHONNOUSERSITE := 1
+export JUPYTER_PREFER_ENV_PATH := 1
+unexport PYTHONPATH PYTHONHOME JUPYTER_PATH
+
+# Some programs named python3.12 fail when run (pyenv's shims), and some
+# Pythons cannot make an environment: only running each one tells.
+SUITS := import ensurepip, sys, venv; \
+	sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; \
+	do $$p -c '$(SUITS)' >/dev/null 2>&1 && { echo $$p; break; }; done)
+FIND_PYTHON = @'$(PYTHON)' -c '$(SUITS)' >/dev/null 2>&1 || { echo \
+	"No Python 3.11, 3.12 or 3.13 with venv and pip$(if $(PYTHON), \
+	at $(PYTHON)): install one or name it, make PYTHON=..." >&2; exit 1; }
+
+BIN := .venv/bin
+UV := uv==0.13.8
+# The stamp's name tells what was installed and where: a checkout that only
+# touches files installs nothing, a folder that was moved starts anew.
+STAMP := .venv/.stamp-$(shell { cat requirements.lock pyproject.toml; \
+	echo '$(CURDIR)'; } | cksum | cut -d ' ' -f 1)
+
+.PHONY: help .venv book test lab reference lint lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' \
+		Makefile
+
+.venv: $(STAMP) ## make the environment: the locked packages and ours
+
+# A finished environment is brought up to date, an unfinished one made anew.
+# torch goes in first, so that nothing else decides which build it is.
+$(STAMP):
+	$(FIND_PYTHON)
+	@grep -qsxF '$(CURDIR)' .venv/.stamp-* || '$(PYTHON)' -m venv --clear .venv
+	@rm -f .venv/.stamp-*
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock \
+		$(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') torch
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation \
+		--editable .
+	@echo '$(CURDIR)' > $@
+
+# From clean: a second build publishes what failed in the first one.
+book: $(STAMP) ## execute the notebooks in full and build the HTML
+	@rm -rf _build/html _build/.doctrees _build/.jupyter_cache
+	$(BIN)/jupyter-book build . -n -W --keep-going
+	@for page in $$(sed -n -e 's/^root: *//p' -e 's/^.*file: *//p' _toc.yml); \
+	do test -s "_build/html/$$page.html" \
+		|| { echo "The book lacks the page $$page." >&2; exit 1; }; done
+	@echo '$(CURDIR)/_build/html/index.html'
+
+test: $(STAMP) ## run all tests, the book's build among them
+	$(BIN)/python -m pytest $(ARGS)
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter-lab --notebook-dir=. notebooks
+
+reference: $(STAMP) ## run the chapters and refresh data/reference
+	$(BIN)/python -m nestedae_utils.reference
+
+lint: $(STAMP) ## check style and spelling
+	$(BIN)/ruff check .
+	$(BIN)/codespell
+
+# Versions that pyproject.toml leaves open stay as they are where they can:
+# the old lock is the start. CUDA's packages are the choice of torch's build.
+lock: ## resolve pyproject.toml into requirements.lock
+	$(FIND_PYTHON)
+	'$(PYTHON)' -m venv --clear _build/lock
+	_build/lock/bin/python -m pip install --quiet '$(UV)'
+	cp requirements.lock _build/lock/tree
+	_build/lock/bin/uv pip compile --quiet --extra test --universal \
+		--python-version 3.11 --fork-strategy fewest --no-annotate \
+		--no-header --output-file _build/lock/tree pyproject.toml
+	{ echo '# Made by `make lock`; torch stands first.'; \
+		grep '^torch==' _build/lock/tree; \
+		grep -Ev '^(torch|triton|cuda-.*|nvidia-.*)==' _build/lock/tree; \
+		} > requirements.lock
+
+clean: ## remove what was built, not .venv and not the downloaded data
+	rm -rf _build results build dist *.egg-info .pytest_cache .ruff_cache \
+		.hypothesis .benchmarks
+	find . -name .venv -prune -o \
+		\( -name __pycache__ -o -name .ipynb_checkpoints \) \
+		-prune -exec rm -rf {} +

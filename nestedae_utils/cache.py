@@ -1,0 +1,144 @@
+"""Expensive results on disk, under a key that covers all they depend on.
+
+The key of a result is made of the function's arguments (arrays by content),
+of the source of this package, and of the versions of the libraries that
+compute it.  Change any of them, and the result is computed anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import joblib
+import numpy as np
+import pooch
+from tqdm.auto import tqdm
+
+from nestedae_utils.checks import watched
+
+LIBRARIES = ("numpy", "pandas", "scikit-learn", "scipy", "torch")
+
+Result = TypeVar("Result")
+
+
+def folder() -> Path:
+    """Return the cache folder: ``NESTEDAE_CACHE``, or the system's own."""
+    return Path(os.environ.get("NESTEDAE_CACHE") or pooch.os_cache("nestedae"))
+
+
+@functools.cache
+def source_digest() -> str:
+    """Return a digest of the package's source and the libraries' versions."""
+    digest = hashlib.sha256(platform.python_version().encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    for library in LIBRARIES:
+        digest.update(importlib.metadata.version(library).encode())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint(value: Any) -> str:
+    """Return a digest of a value by content.
+
+    Arrays count with type, shape and bytes; dataclasses and other objects
+    with their fields.  (``joblib.hash`` pickles, and two equal objects can
+    differ in what their pickles share.)
+    """
+    digest = hashlib.sha256(type(value).__qualname__.encode())
+    if isinstance(value, np.ndarray):
+        array = np.ascontiguousarray(value)
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.tobytes())
+    elif isinstance(value, Mapping):
+        for key in sorted(value):
+            digest.update((fingerprint(key) + fingerprint(value[key])).encode())
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            digest.update(fingerprint(part).encode())
+    elif value is None or isinstance(value, (str, int, float, bool)):
+        digest.update(repr(value).encode())
+    else:
+        digest.update(fingerprint(vars(value)).encode())
+    return digest.hexdigest()
+
+
+def cached(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Keep the results of a pure function on disk (joblib)."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **settings: Any) -> Result:
+        return _store()(*_named(function, args, settings))
+
+    return call
+
+
+def together(*calls: functools.partial) -> list[Any]:
+    """Run calls of cached functions, the missing ones side by side.
+
+    Each call is a ``functools.partial`` of a cached function.  On a GPU
+    (argument ``device``) they run one after the other.
+
+    Returns
+    -------
+    list
+        The results, in the order of the calls.
+    """
+    missing = [
+        call
+        for call in calls
+        if not _store().check_call_in_cache(
+            *_named(call.func.__wrapped__, call.args, call.keywords)
+        )
+    ]
+    on_cpu = all(
+        call.keywords.get("device", "cpu") in ("cpu", "auto")
+        for call in missing
+    )
+    workers = min(len(missing), joblib.cpu_count())
+    if workers > 1 and on_cpu and not _has_card():
+        done = joblib.Parallel(workers, return_as="generator_unordered")(
+            joblib.delayed(_fill)(call) for call in missing
+        )
+        bar = tqdm(done, "trainings", len(missing), disable=not watched())
+        for _ in bar:
+            pass
+    return [call() for call in calls]
+
+
+def _fill(call: functools.partial) -> None:
+    call()
+
+
+def _has_card() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _named(
+    function: Callable[..., Any], args: tuple, settings: dict[str, Any]
+) -> tuple:
+    key = fingerprint([args, settings])
+    return f"{function.__module__}.{function.__qualname__}", key, (
+        function,
+        args,
+        settings,
+    )
+
+
+def _store() -> Any:
+    place = folder() / "results" / source_digest()
+    return joblib.Memory(place, verbose=0).cache(_run, ignore=["what"])
+
+
+def _run(name: str, key: str, what: tuple) -> Any:
+    """Compute a result; only ``name`` and ``key`` tell it from others."""
+    function, args, settings = what
+    return function(*args, **settings)

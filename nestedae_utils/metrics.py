@@ -1,0 +1,118 @@
+"""Numbers about results: over folds, over seeds, on held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from nestedae_utils.checks import ParameterError
+from nestedae_utils.nested import FittedScale
+from nestedae_utils.training import Split
+
+
+def at_end(fitted: FittedScale, kind: str, metric: str) -> np.ndarray:
+    """Return a history's value at each replica's last epoch, shape (R,)."""
+    values = fitted.history[kind][metric]
+    return values[np.arange(len(values)), fitted.last_epoch].astype(float)
+
+
+def over_folds(values: np.ndarray, folds: int) -> tuple[float, float]:
+    """Return mean and standard deviation (``ddof=1``) over the folds.
+
+    Parameters
+    ----------
+    values
+        Shape (R,), seeds within folds: the first R / folds belong to fold
+        0.  Seeds are averaged first.
+    folds
+        Number of folds; with one, the deviation is that over its seeds.
+
+    Raises
+    ------
+    ParameterError
+        If R is no multiple of ``folds``.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or folds < 1 or len(values) % folds:
+        raise ParameterError(
+            f"folds: {folds} given for {values.shape} values, a divisor of "
+            "their number is allowed."
+        )
+    by_fold = values.reshape(folds, -1)
+    spread = by_fold.mean(1) if folds > 1 else by_fold[0]
+    deviation = spread.std(ddof=1) if len(spread) > 1 else np.nan
+    return float(by_fold.mean()), float(deviation)
+
+
+def out_of_fold(
+    predicted: np.ndarray, splits: Sequence[Split]
+) -> np.ndarray:
+    """Gather for every row the mean of the predictions that held it out.
+
+    Parameters
+    ----------
+    predicted
+        Shape (R, n, width).
+    splits
+        For every replica its (training, validation) rows.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (n, width); NaN for a row that no replica held out.
+    """
+    total = np.zeros(predicted.shape[1:])
+    count = np.zeros((predicted.shape[1], 1))
+    for values, (_, held_out) in zip(predicted, splits, strict=True):
+        total[held_out] += values[held_out]
+        count[held_out] += 1
+    with np.errstate(invalid="ignore"):
+        return total / count
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A paired comparison of two models over the same seeds or folds.
+
+    ``difference`` is the mean of first minus second with its 95 %
+    interval ``low`` to ``high`` (Student's t); ``p_t`` and ``p_wilcoxon``
+    are two-sided; ``wins`` counts the pairs in which the first is lower.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_t: float
+    p_wilcoxon: float
+    wins: int
+    pairs: int
+
+
+def paired(first: np.ndarray, second: np.ndarray) -> Paired:
+    """Compare two models whose values, shape (pairs,), belong together.
+
+    Raises
+    ------
+    ParameterError
+        If the shapes differ or there are fewer than two pairs.
+    """
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
+        raise ParameterError(
+            f"paired: shapes {first.shape} and {second.shape} given, two "
+            "equal ones of at least two values are allowed."
+        )
+    student = stats.ttest_rel(first, second)
+    interval = student.confidence_interval(0.95)
+    return Paired(
+        difference=float(np.mean(first - second)),
+        low=float(interval.low),
+        high=float(interval.high),
+        p_t=float(student.pvalue),
+        p_wilcoxon=float(stats.wilcoxon(first, second).pvalue),
+        wins=int(np.sum(first < second)),
+        pairs=len(first),
+    )

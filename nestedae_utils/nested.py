@@ -1,0 +1,607 @@
+"""A nested autoencoder: a chain of scales (paper, Sec. 2).
+
+Each scale is trained on its own table, a mapping from block and target names
+to arrays (n, width), or (R, n, width) where the replicas differ in them.  The latents of one scale, standardised, are an input
+block of a later one, whatever table that one is trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nestedae_utils import checks
+from nestedae_utils.checks import DataError, ParameterError
+from nestedae_utils.scales import (
+    Block,
+    Head,
+    Network,
+    Scale,
+    parameter_count,
+)
+from nestedae_utils.training import History, Split, train
+
+Table = Mapping[str, np.ndarray]
+FORMAT = 1
+STANDARDISE_ON = ("all", "train")
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Mean and standard deviation of a block's columns.
+
+    Both have shape (1, 1, width), or (R, 1, width) where each replica has
+    its own; the standard deviation has ``ddof=0``, and is 1 for a constant
+    column.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    @classmethod
+    def fit(
+        cls, values: np.ndarray, rows: Sequence[np.ndarray] | None
+    ) -> Scaler:
+        """Measure (1 or R, n, width) on all rows, or each replica's own."""
+        if rows is None:
+            mean = values.mean(1, keepdims=True)
+            deviation = values.std(1, keepdims=True)
+        else:
+            chosen = [
+                values[replica if len(values) > 1 else 0][own]
+                for replica, own in enumerate(rows)
+            ]
+            mean = np.stack([part.mean(0, keepdims=True) for part in chosen])
+            deviation = np.stack(
+                [part.std(0, keepdims=True) for part in chosen]
+            )
+        # Rounding leaves a constant column a deviation of about 1e-16.
+        constant = deviation <= 1e-12 * np.maximum(1, np.abs(mean))
+        return cls(mean, np.where(constant, 1.0, deviation))
+
+    def scale(self, values: np.ndarray) -> np.ndarray:
+        """Standardise values (1 or R, n, width)."""
+        return (values - self.mean) / self.deviation
+
+    def unscale(self, values: np.ndarray) -> np.ndarray:
+        """Take standardised values back to their units."""
+        return values * self.deviation + self.mean
+
+    def select(self, replicas: Sequence[int]) -> Scaler:
+        """Keep some replicas; a shared scaler stays as it is."""
+        if len(self.mean) == 1:
+            return self
+        return Scaler(
+            self.mean[list(replicas)], self.deviation[list(replicas)]
+        )
+
+
+@dataclass(frozen=True)
+class FittedScale:
+    """A trained scale: its parameters, and the scalers that belong to it.
+
+    Attributes
+    ----------
+    scale
+        The declaration.
+    parameters
+        Shape (R, P), float32.
+    scalers
+        For every standardised block or target its scaler.
+    lower_scalers
+        For every lower scale whose inputs were standardised anew with this
+        scale's table: the scalers of its blocks.
+    history, last_epoch, best_epoch
+        See :class:`nestedae_utils.training.Training`; not saved to files.
+    """
+
+    scale: Scale
+    parameters: np.ndarray
+    scalers: Mapping[str, Scaler]
+    lower_scalers: Mapping[str, Mapping[str, Scaler]]
+    history: History = field(default_factory=dict)
+    last_epoch: np.ndarray | None = None
+    best_epoch: np.ndarray | None = None
+
+    @property
+    def replicas(self) -> int:
+        """Number of replicas R."""
+        return len(self.parameters)
+
+    def select(self, replicas: Sequence[int]) -> FittedScale:
+        """Return a fitted scale with only these replicas, without history."""
+        chosen = list(replicas)
+        return replace(
+            self,
+            parameters=self.parameters[chosen],
+            scalers={k: s.select(chosen) for k, s in self.scalers.items()},
+            lower_scalers={
+                name: {k: s.select(chosen) for k, s in scalers.items()}
+                for name, scalers in self.lower_scalers.items()
+            },
+            history={},
+            last_epoch=None,
+            best_epoch=None,
+        )
+
+
+class NestedAutoencoder:
+    """A chain of scales, fitted one by one.
+
+    Parameters
+    ----------
+    scales
+        In order; a block with ``latents_of`` names a scale before it.
+
+    Raises
+    ------
+    ParameterError
+        If two scales share a name, or a latent block names a scale that
+        does not stand before it or has another number of latents.
+    """
+
+    def __init__(self, scales: Sequence[Scale]) -> None:
+        self.scales: dict[str, Scale] = {}
+        self.fitted: dict[str, FittedScale] = {}
+        for scale in scales:
+            if scale.name in self.scales:
+                raise ParameterError(
+                    f"scales: two are named {scale.name!r}; give each scale "
+                    "a name of its own."
+                )
+            for block in scale.inputs:
+                self._check_latents(scale, block)
+            self.scales[scale.name] = scale
+        if not self.scales:
+            raise ParameterError("scales: none given, at least one is needed.")
+
+    def _check_latents(self, scale: Scale, block: Block) -> None:
+        if not block.latents_of:
+            return
+        where = f"scale {scale.name!r}, block {block.name!r}"
+        if block.latents_of not in self.scales:
+            known = ", ".join(map(repr, self.scales)) or "none"
+            raise ParameterError(
+                f"{where}, latents_of: {block.latents_of!r} given, a scale "
+                f"before this one is allowed ({known})."
+                + checks.nearest(block.latents_of, self.scales)
+            )
+        made = self.scales[block.latents_of].latent
+        if made != block.width:
+            raise ParameterError(
+                f"{where}, width: {block.width} given, but scale "
+                f"{block.latents_of!r} has {made} latents."
+            )
+
+    def fit(
+        self,
+        tables: Mapping[str, Table],
+        splits: Mapping[str, Sequence[Split]],
+        seeds: Sequence[int],
+        **settings: Any,
+    ) -> NestedAutoencoder:
+        """Fit all scales in order; see :meth:`fit_scale`.
+
+        ``tables`` and ``splits`` have one entry a scale.
+        """
+        for name in self.scales:
+            for what, given in (("tables", tables), ("splits", splits)):
+                if name not in given:
+                    raise ParameterError(
+                        f"{what}: nothing given for scale {name!r}; one "
+                        "entry for each scale is needed."
+                    )
+            self.fit_scale(name, tables[name], splits[name], seeds, **settings)
+        return self
+
+    def fit_scale(
+        self,
+        name: str,
+        table: Table,
+        splits: Sequence[Split],
+        seeds: Sequence[int],
+        *,
+        standardise_on: str = "all",
+        **settings: Any,
+    ) -> NestedAutoencoder:
+        """Fit one scale on its table; the scales below must be fitted.
+
+        Parameters
+        ----------
+        name
+            Name of the scale.
+        table
+            For every block (also of the scales whose latents it takes) and
+            every target an array (n, width).
+        splits, seeds
+            For every replica its (training, validation) rows and its seed.
+            A lower scale has as many replicas, or one that serves all.
+        standardise_on
+            Statistics of ``"all"`` rows, as in the paper, or of each
+            replica's ``"train"`` rows.
+        settings
+            Passed on to :func:`nestedae_utils.training.train`.
+
+        Raises
+        ------
+        ParameterError, DataError
+            If a parameter is not allowed or the table does not fit.
+        """
+        scale = self._scale(name)
+        checks.choice("standardise_on", standardise_on, STANDARDISE_ON)
+        rows = [s[0] for s in splits] if standardise_on == "train" else None
+        lower: dict[str, dict[str, Scaler]] = {}
+        for block in scale.inputs:
+            if block.latents_of and block.lower_scaler == "refitted":
+                below = self._fitted(block.latents_of)
+                lower[block.latents_of] = {
+                    part.name: Scaler.fit(
+                        self._raw(part, table, below.lower_scalers), rows
+                    )
+                    for part in below.scale.inputs
+                    if part.scaling == "standard"
+                }
+        scalers: dict[str, Scaler] = {}
+        scaled: dict[str, np.ndarray] = {}
+        targets = [
+            Block(head.name, head.width, head.scaling)
+            for head in scale.predicted
+        ]
+        for block in (*scale.inputs, *targets):
+            values = self._raw(block, table, lower)
+            if block.scaling == "standard":
+                scalers[block.name] = Scaler.fit(values, rows)
+                values = scalers[block.name].scale(values)
+            scaled[block.name] = values
+        self._check_sizes(name, scaled, splits)
+        done = train(
+            scale,
+            _side_by_side([scaled[block.name] for block in scale.inputs]),
+            {
+                head.name: _side_by_side(
+                    [scaled[b] for b in scale.blocks_of(head) or [head.name]]
+                )
+                for head in scale.heads
+            },
+            splits,
+            seeds,
+            **settings,
+        )
+        self.fitted[name] = FittedScale(
+            scale=scale,
+            parameters=done.parameters,
+            scalers=scalers,
+            lower_scalers=lower,
+            history=done.history,
+            last_epoch=done.last_epoch,
+            best_epoch=done.best_epoch,
+        )
+        return self
+
+    def attach(self, fitted: FittedScale) -> NestedAutoencoder:
+        """Use an already fitted scale in this chain.
+
+        Raises
+        ------
+        ParameterError
+            If the chain declares the scale otherwise.
+        """
+        if self._scale(fitted.scale.name) != fitted.scale:
+            raise ParameterError(
+                f"scale {fitted.scale.name!r}: fitted with other settings "
+                "than this chain declares; use the same declaration."
+            )
+        self.fitted[fitted.scale.name] = fitted
+        return self
+
+    def encode(self, table: Table, scale: str = "") -> np.ndarray:
+        """Return the latents (R, n, latent) of a raw table.
+
+        ``scale`` is the last one where not named.
+
+        Raises
+        ------
+        ParameterError, DataError
+            If the scale is not fitted or the table lacks a block.
+        """
+        name = scale or list(self.scales)[-1]
+        return self._encode(name, table, {})
+
+    def predict(
+        self, table: Table, scale: str = ""
+    ) -> dict[str, np.ndarray]:
+        """Return every predicted target (R, n, width) in its own units."""
+        fitted = self._fitted(scale or list(self.scales)[-1])
+        return self._heads(fitted, table, fitted.scale.predicted)
+
+    def reconstruct(
+        self, table: Table, scale: str = ""
+    ) -> dict[str, np.ndarray]:
+        """Return every reconstructed block (R, n, width) in its own units.
+
+        Categories come as probabilities.
+        """
+        fitted = self._fitted(scale or list(self.scales)[-1])
+        return self._heads(fitted, table, fitted.scale.reconstructed)
+
+    def save(self, path: str | Path) -> Path:
+        """Write declarations, parameters and scalers (no history) to a file.
+
+        The file holds tensors and one JSON text, no pickled code.  It is
+        written beside and then renamed.
+        """
+        path = Path(path)
+        tensors: dict[str, torch.Tensor] = {}
+        for name, fitted in self.fitted.items():
+            tensors[f"{name}|parameters"] = torch.tensor(fitted.parameters)
+            groups = {"": fitted.scalers, **fitted.lower_scalers}
+            for lower, scalers in groups.items():
+                for key, scaler in scalers.items():
+                    where = f"{name}|scaler|{lower}|{key}"
+                    tensors[f"{where}|mean"] = torch.tensor(scaler.mean)
+                    tensors[f"{where}|deviation"] = torch.tensor(
+                        scaler.deviation
+                    )
+        declared = [scale.to_dict() for scale in self.scales.values()]
+        payload = {
+            "format": FORMAT,
+            "scales": json.dumps(declared),
+            "tensors": tensors,
+        }
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        os.close(handle)
+        try:
+            torch.save(payload, beside)
+            os.replace(beside, path)
+        except BaseException:
+            os.unlink(beside)
+            raise
+        return path
+
+    @classmethod
+    def load(
+        cls, path: str | Path, scales: Sequence[Scale] | None = None
+    ) -> NestedAutoencoder:
+        """Read a chain that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path
+            The file.
+        scales
+            If given, the declarations that the file must have.
+
+        Raises
+        ------
+        DataError
+            If the file is missing, cut short, not such a file, or saved by
+            other settings than ``scales``; the first difference is named.
+        """
+        path = Path(path)
+        try:
+            payload = torch.load(path, map_location="cpu", weights_only=True)
+            version = payload["format"]
+            declared = [
+                Scale.from_dict(plain)
+                for plain in json.loads(payload["scales"])
+            ]
+            tensors = dict(payload["tensors"])
+        except FileNotFoundError:
+            raise DataError(
+                f"{path}: no such file; give the path of a saved chain."
+            ) from None
+        except Exception as error:
+            reason = str(error).split("\n", 1)[0][:120]
+            raise DataError(
+                f"{path}: not a saved nested autoencoder, or cut short "
+                f"({type(error).__name__}: {reason}); save it anew."
+            ) from None
+        if version != FORMAT:
+            raise DataError(
+                f"{path}: format {version} found, format {FORMAT} is "
+                "allowed; save it anew with this version."
+            )
+        if scales is not None:
+            _check_same(path, declared, list(scales))
+        chain = cls(declared)
+        for scale in declared:
+            if f"{scale.name}|parameters" in tensors:
+                chain.attach(_restore(path, scale, tensors))
+        return chain
+
+    def _scale(self, name: str) -> Scale:
+        if name not in self.scales:
+            raise ParameterError(
+                f"scale: {name!r} given, one of "
+                f"{', '.join(map(repr, self.scales))} is allowed."
+                + checks.nearest(name, self.scales)
+            )
+        return self.scales[name]
+
+    def _fitted(self, name: str) -> FittedScale:
+        self._scale(name)
+        if name not in self.fitted:
+            raise ParameterError(
+                f"scale {name!r}: not fitted yet; fit it first."
+            )
+        return self.fitted[name]
+
+    def _raw(
+        self,
+        block: Block,
+        table: Table,
+        lower: Mapping[str, Mapping[str, Scaler]],
+    ) -> np.ndarray:
+        """Return a block's unscaled values, shape (1 or R, n, width)."""
+        if block.latents_of:
+            scalers = lower.get(block.latents_of, {})
+            return self._encode(block.latents_of, table, scalers)
+        if block.name not in table:
+            raise DataError(
+                f"table: no block {block.name!r}; it has "
+                f"{', '.join(map(repr, table)) or 'none'}."
+            )
+        values = np.asarray(table[block.name], dtype=np.float64)
+        if values.ndim not in (2, 3) or values.shape[-1] != block.width:
+            raise DataError(
+                f"table, block {block.name!r}: shape {values.shape} given, "
+                f"(rows, {block.width}) is allowed, or with a leading axis "
+                "for the replicas."
+            )
+        if not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0][-2])
+            raise DataError(
+                f"table, block {block.name!r}: row {row} is not finite; "
+                "remove it or fill it in."
+            )
+        return values[None] if values.ndim == 2 else values
+
+    def _check_sizes(
+        self,
+        name: str,
+        scaled: Mapping[str, np.ndarray],
+        splits: Sequence[Split],
+    ) -> None:
+        counts = {key: values.shape[1] for key, values in scaled.items()}
+        if len(set(counts.values())) != 1:
+            raise DataError(
+                f"table of scale {name!r}: the blocks have different "
+                f"numbers of rows, {counts}; give each the same rows."
+            )
+        replicas = {len(values) for values in scaled.values()} - {1}
+        if replicas - {len(splits)}:
+            raise ParameterError(
+                f"splits: {len(splits)} replicas given for scale {name!r}, "
+                f"but a scale below has {replicas.pop()}; one or as many "
+                "are allowed."
+            )
+        count = next(iter(counts.values()))
+        for split in splits:
+            for rows in split:
+                if len(rows) and not 0 <= min(rows) <= max(rows) < count:
+                    raise ParameterError(
+                        f"splits: row {max(rows)} given for scale "
+                        f"{name!r}, whose table has {count} rows."
+                    )
+
+    def _inputs(
+        self,
+        fitted: FittedScale,
+        table: Table,
+        scalers: Mapping[str, Scaler],
+    ) -> np.ndarray:
+        used = {**fitted.scalers, **scalers}
+        parts = []
+        for block in fitted.scale.inputs:
+            values = self._raw(block, table, fitted.lower_scalers)
+            if block.scaling == "standard":
+                values = used[block.name].scale(values)
+            parts.append(values)
+        return _side_by_side(parts)
+
+    def _encode(
+        self, name: str, table: Table, scalers: Mapping[str, Scaler]
+    ) -> np.ndarray:
+        fitted = self._fitted(name)
+        network, inputs = _ready(
+            fitted, self._inputs(fitted, table, scalers)
+        )
+        with torch.no_grad():
+            return network.encode(inputs).double().numpy()
+
+    def _heads(
+        self, fitted: FittedScale, table: Table, heads: Sequence[Head]
+    ) -> dict[str, np.ndarray]:
+        network, inputs = _ready(fitted, self._inputs(fitted, table, {}))
+        widths = {block.name: block.width for block in fitted.scale.inputs}
+        outputs = {}
+        with torch.no_grad():
+            z = network.encode(inputs)
+            for head in heads:
+                output = network.head(head, z)
+                if head.loss == "cross_entropy":
+                    output = torch.softmax(output, -1)
+                values = output.double().numpy()
+                start = 0
+                for name in fitted.scale.blocks_of(head) or (head.name,):
+                    stop = start + widths.get(name, head.width)
+                    part = values[..., start:stop]
+                    if name in fitted.scalers:
+                        part = fitted.scalers[name].unscale(part)
+                    outputs[name] = part
+                    start = stop
+        return outputs
+
+
+def _side_by_side(parts: Sequence[np.ndarray]) -> np.ndarray:
+    replicas = max(len(part) for part in parts)
+    return np.concatenate(
+        [np.broadcast_to(p, (replicas, *p.shape[1:])) for p in parts], axis=-1
+    )
+
+
+def _ready(
+    fitted: FittedScale, inputs: np.ndarray
+) -> tuple[Network, torch.Tensor]:
+    """Give network and inputs the same number of replicas."""
+    replicas = max(fitted.replicas, len(inputs))
+    flat = torch.tensor(fitted.parameters).expand(replicas, -1)
+    x = torch.tensor(inputs, dtype=torch.float32)
+    x = x.expand(replicas, *x.shape[1:])
+    return Network(fitted.scale, flat.contiguous()), x
+
+
+def _check_same(
+    path: Path, found: Sequence[Scale], wanted: Sequence[Scale]
+) -> None:
+    names = [[scale.name for scale in scales] for scales in (found, wanted)]
+    if names[0] != names[1]:
+        raise DataError(
+            f"{path}: saved with the scales {names[0]}, but {names[1]} are "
+            "wanted; load it with its own settings or fit anew."
+        )
+    for have, want in zip(found, wanted, strict=True):
+        plain = want.to_dict()
+        for key, value in have.to_dict().items():
+            if value != plain[key]:
+                raise DataError(
+                    f"{path}: scale {have.name!r} was saved with {key} = "
+                    f"{value}, but {plain[key]} is wanted; load it with its "
+                    "own settings or fit anew."
+                )
+
+
+def _restore(
+    path: Path, scale: Scale, tensors: Mapping[str, torch.Tensor]
+) -> FittedScale:
+    parameters = tensors[f"{scale.name}|parameters"].numpy()
+    expected = parameter_count(scale)
+    if parameters.ndim != 2 or parameters.shape[1] != expected:
+        raise DataError(
+            f"{path}: scale {scale.name!r} has parameters of shape "
+            f"{parameters.shape}, (replicas, {expected}) is allowed; save "
+            "it anew."
+        )
+    groups: dict[str, dict[str, Scaler]] = {"": {}}
+    for key, tensor in tensors.items():
+        owner, kind, *rest = key.split("|")
+        if owner == scale.name and kind == "scaler" and rest[-1] == "mean":
+            lower, block, _ = rest
+            deviation = tensors[key.removesuffix("mean") + "deviation"]
+            groups.setdefault(lower, {})[block] = Scaler(
+                tensor.numpy(), deviation.numpy()
+            )
+    return FittedScale(
+        scale=scale,
+        parameters=parameters,
+        scalers=groups.pop(""),
+        lower_scalers=groups,
+    )

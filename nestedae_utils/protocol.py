@@ -1,0 +1,336 @@
+"""The paper's experiments: its scales, folds and trainings.
+
+Everything here follows the paper's text, Sec. 3, and the inputs published
+with its code; where the two differ, both are given by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.model_selection import KFold, train_test_split
+
+from nestedae_utils import checks
+from nestedae_utils.cache import cached
+from nestedae_utils.checks import ParameterError
+from nestedae_utils.nested import NestedAutoencoder, Table
+from nestedae_utils.scales import Block, Head, Scale
+from nestedae_utils.training import Split
+
+SETTINGS = ("inputs", "text")
+
+
+def row_folds(rows: int, folds: int, seeds: int) -> tuple[list[Split], list]:
+    """Return splits and seeds of ``folds * seeds`` replicas.
+
+    Folds are drawn as in the paper, by row, shuffled once with the random
+    state 0; the seeds 0, 1, ... lie within each fold.
+
+    Raises
+    ------
+    ParameterError
+        If there are fewer than two folds, more folds than rows, or no seed.
+    """
+    checks.whole("folds", folds, 2)
+    checks.whole("seeds", seeds, 1)
+    if folds > rows:
+        raise ParameterError(
+            f"folds: {folds} given for {rows} rows, at most one fold a row "
+            "is allowed."
+        )
+    drawn = KFold(folds, shuffle=True, random_state=0).split(np.zeros(rows))
+    splits = [split for split in drawn for _ in range(seeds)]
+    return splits, list(range(seeds)) * folds
+
+
+def held_out(
+    rows: int, share: float, seeds: int
+) -> tuple[list[Split], list[int]]:
+    """Return one split and seed for each of ``seeds`` replicas.
+
+    The held-out share is drawn with the replica's own seed (paper, Fig. 2).
+    """
+    checks.whole("seeds", seeds, 1)
+    splits = []
+    for seed in range(seeds):
+        seen, unseen = train_test_split(
+            np.arange(rows), test_size=share, random_state=seed
+        )
+        splits.append((seen, unseen))
+    return splits, list(range(seeds))
+
+
+# --- Synthetic benchmark (paper, Sec. 3.1, Fig. 2) -----------------------
+
+
+def synthetic_scale(
+    name: str,
+    blocks: Sequence[Block],
+    hidden: Sequence[int],
+    latent: int,
+    settings: str,
+    l1: float | None = None,
+) -> Scale:
+    """Declare an autoencoder with one decoder that mirrors its encoder.
+
+    Parameters
+    ----------
+    name, blocks, hidden, latent
+        As in :class:`nestedae_utils.scales.Scale`.
+    settings
+        ``"text"``: linear output, L1 0.01 on the encoder, Xavier normal.
+        ``"inputs"``, as in the inputs published with the paper's code: tanh
+        output, L1 0.001 on encoder and decoder, Xavier uniform.
+    l1
+        Another factor of the L1 term.
+    """
+    checks.choice("settings", settings, SETTINGS)
+    published = settings == "inputs"
+    if l1 is None:
+        l1 = 0.001 if published else 0.01
+    decoder = Head(
+        "inputs",
+        sum(block.width for block in blocks),
+        hidden=tuple(reversed(hidden)),
+        activation="tanh",
+        output="tanh" if published else "linear",
+        of=tuple(block.name for block in blocks),
+    )
+    return Scale(
+        name=name,
+        inputs=tuple(blocks),
+        latent=latent,
+        heads=(decoder,),
+        hidden=tuple(hidden),
+        l1=l1,
+        l1_on="all" if published else "encoder",
+        initialisation="xavier_uniform" if published else "xavier_normal",
+    )
+
+
+def synthetic_single(settings: str, l1: float | None = None) -> list[Scale]:
+    """Declare the single autoencoder over all 13 functions."""
+    blocks = [Block("scale_1", 4), Block("scale_2", 9)]
+    hidden = (13, 10, 7) if settings == "inputs" else (11, 8, 6)
+    return [synthetic_scale("single", blocks, hidden, 5, settings, l1)]
+
+
+def synthetic_nested(settings: str, l1: float | None = None) -> list[Scale]:
+    """Declare the two nested scales: f1..f4, then f5..f13 and 2 latents."""
+    first = [Block("scale_1", 4)]
+    second = [Block("scale_2", 9), Block("latents", 2, latents_of="fine")]
+    hidden = (11, 8, 6) if settings == "inputs" else (9, 7, 6)
+    return [
+        synthetic_scale("fine", first, (4, 3), 2, settings, l1),
+        synthetic_scale("coarse", second, hidden, 5, settings, l1),
+    ]
+
+
+@cached
+def fit_synthetic(
+    scales: Sequence[Scale],
+    tables: np.ndarray,
+    *,
+    seeds: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    device: str = "cpu",
+    share: float = 0.2,
+) -> NestedAutoencoder:
+    """Fit a chain on several tables and seeds, all on the replica axis.
+
+    Parameters
+    ----------
+    scales
+        From :func:`synthetic_single` or :func:`synthetic_nested`.
+    tables
+        Shape (T, n, 13), the functions f1..f13 of each table.
+    seeds
+        Number of seeds; each draws its own held-out ``share`` and weights.
+
+    Returns
+    -------
+    NestedAutoencoder
+        With T * seeds replicas, the first table's seeds first.
+    """
+    splits, numbers = held_out(tables.shape[1], share, seeds)
+    own = np.repeat(tables, seeds, axis=0)
+    chain = NestedAutoencoder(scales)
+    for scale in scales:
+        chain.fit_scale(
+            scale.name,
+            {"scale_1": own[..., :4], "scale_2": own[..., 4:]},
+            splits * len(tables),
+            numbers * len(tables),
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            device=device,
+        )
+    return chain
+
+
+# --- Perovskites (paper, Sec. 3.2, Table 1, Figs. 3-5) -------------------
+
+
+def band_gap_scale(latent: int = 12, l1: float = 0.01) -> Scale:
+    """Declare AE1: 15 ion properties, reconstructed; the PBE gap (eV)."""
+    return Scale(
+        name="band_gap",
+        inputs=(Block("ions", 15),),
+        latent=latent,
+        heads=(
+            Head("gap", 1, hidden=(100,), dropout=0.1, output="relu"),
+            Head("ions", 15),
+        ),
+        l1=l1,
+    )
+
+
+def device_scale(
+    latent: int = 18,
+    l1: float = 0.01,
+    composition: str = "latents",
+    lower_latent: int = 12,
+    lower_scaler: str = "refitted",
+) -> Scale:
+    """Declare AE2: contact layers and composition; the PCE (%).
+
+    Parameters
+    ----------
+    latent, l1
+        As in :class:`nestedae_utils.scales.Scale`.
+    composition
+        What the scale knows of it: AE1's ``"latents"`` (NestedAE),
+        ``"nothing"`` (the paper's single AE) or the ``"ions"``' properties
+        themselves (a single AE that sees what NestedAE sees).
+    lower_latent
+        Number of AE1's latents.
+    lower_scaler
+        The paper standardises the devices' ion properties with their own
+        statistics (``"refitted"``), not with AE1's (``"carried"``).
+    """
+    known = {
+        "latents": (
+            Block(
+                "latents",
+                lower_latent,
+                latents_of="band_gap",
+                lower_scaler=lower_scaler,
+            ),
+        ),
+        "nothing": (),
+        "ions": (Block("ions", 15),),
+    }
+    seen = known[checks.choice("composition", composition, known)]
+    return Scale(
+        name="device",
+        inputs=(
+            *seen,
+            Block("etl", 7, scaling="none"),
+            Block("htl", 4, scaling="none"),
+        ),
+        latent=latent,
+        heads=(
+            Head(
+                "pce", 1, hidden=(100,), dropout=0.1, output="relu", gain=10.0
+            ),
+            *(Head(block.name, block.width) for block in seen),
+            Head("etl", 7, loss="cross_entropy"),
+            Head("htl", 4, loss="cross_entropy"),
+        ),
+        l1=l1,
+    )
+
+
+@cached
+def fit_band_gap(
+    scale: Scale,
+    table: Table,
+    *,
+    folds: int,
+    seeds: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    device: str = "cpu",
+) -> NestedAutoencoder:
+    """Fit AE1 on all folds and seeds; seeds lie within folds."""
+    splits, numbers = row_folds(len(table["gap"]), folds, seeds)
+    return NestedAutoencoder([scale]).fit_scale(
+        scale.name,
+        {"ions": table["ions"], "gap": table["gap"]},
+        splits,
+        numbers,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        device=device,
+    )
+
+
+@cached
+def fit_latent_sizes(
+    table: Table,
+    *,
+    sizes: Sequence[int],
+    l1: float,
+    folds: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    device: str = "cpu",
+) -> NestedAutoencoder:
+    """Fit AE1 with several numbers of latents, all at once, seed 0.
+
+    The folds lie within each size: the first replicas have ``sizes[0]``.
+    """
+    splits, numbers = row_folds(len(table["gap"]), folds, 1)
+    return NestedAutoencoder([band_gap_scale(max(sizes), l1)]).fit_scale(
+        "band_gap",
+        {"ions": table["ions"], "gap": table["gap"]},
+        splits * len(sizes),
+        numbers * len(sizes),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        device=device,
+        latents=[size for size in sizes for _ in range(folds)],
+    )
+
+
+@cached
+def fit_device(
+    scale: Scale,
+    table: Table,
+    lower: NestedAutoencoder | None = None,
+    *,
+    folds: int,
+    seeds: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    device: str = "cpu",
+) -> NestedAutoencoder:
+    """Fit AE2, or a single AE, on all folds and seeds.
+
+    ``lower`` holds the fitted AE1; as in the paper, the model of its first
+    fold serves every fold of AE2.
+    """
+    splits, numbers = row_folds(len(table["pce"]), folds, seeds)
+    below = [] if lower is None else list(lower.scales.values())
+    chain = NestedAutoencoder([*below, scale])
+    for name in [below_scale.name for below_scale in below]:
+        chain.attach(lower.fitted[name].select([0]))
+    return chain.fit_scale(
+        scale.name,
+        {name: table[name] for name in ("ions", "etl", "htl", "pce")},
+        splits,
+        numbers,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        device=device,
+    )
