@@ -55,7 +55,7 @@ $(STAMP):
 
 # From clean: a second build publishes what failed in the first one.
 book: $(STAMP) ## execute the notebooks in full and build the HTML
-	@rm -rf _build/html _build/.doctrees _build/.jupyter_cache
+	@rm -rf _build/html _build/.doctrees _build/.jupyter_cache results
 	$(BIN)/jupyter-book build . -n -W --keep-going
 	@for page in $$(sed -n -e 's/^root: *//p' -e 's/^.*file: *//p' _toc.yml); \
 	do test -s "_build/html/$$page.html" \
@@ -69,7 +69,12 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter-lab --notebook-dir=. notebooks
 
 reference: $(STAMP) ## run the chapters and refresh data/reference
-	$(BIN)/python -m nestedae_utils.reference
+	@rm -rf _build/reference && mkdir -p _build/reference
+	for notebook in notebooks/*.ipynb; do \
+		grep -q 'data_source: str' $$notebook && source='-p data_source paper'; \
+		NESTEDAE_RESULTS=_build/reference $(BIN)/papermill $$notebook \
+			_build/reference/$$(basename $$notebook) $$source || exit 1; done
+	$(BIN)/python -m nestedae_utils.reference _build/reference
 
 lint: $(STAMP) ## check style and spelling
 	$(BIN)/ruff check .

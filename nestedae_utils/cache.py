@@ -58,7 +58,9 @@ def fingerprint(value: Any) -> str:
         digest.update(array.tobytes())
     elif isinstance(value, Mapping):
         for key in sorted(value):
-            digest.update((fingerprint(key) + fingerprint(value[key])).encode())
+            digest.update(
+                (fingerprint(key) + fingerprint(value[key])).encode()
+            )
     elif isinstance(value, (list, tuple)):
         for part in value:
             digest.update(fingerprint(part).encode())
@@ -126,10 +128,14 @@ def _named(
     function: Callable[..., Any], args: tuple, settings: dict[str, Any]
 ) -> tuple:
     key = fingerprint([args, settings])
-    return f"{function.__module__}.{function.__qualname__}", key, (
-        function,
-        args,
-        settings,
+    return (
+        f"{function.__module__}.{function.__qualname__}",
+        key,
+        (
+            function,
+            args,
+            settings,
+        ),
     )
 
 

@@ -47,9 +47,7 @@ def over_folds(values: np.ndarray, folds: int) -> tuple[float, float]:
     return float(by_fold.mean()), float(deviation)
 
 
-def out_of_fold(
-    predicted: np.ndarray, splits: Sequence[Split]
-) -> np.ndarray:
+def out_of_fold(predicted: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
     """Gather for every row the mean of the predictions that held it out.
 
     Parameters

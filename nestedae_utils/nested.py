@@ -1,8 +1,9 @@
 """A nested autoencoder: a chain of scales (paper, Sec. 2).
 
 Each scale is trained on its own table, a mapping from block and target names
-to arrays (n, width), or (R, n, width) where the replicas differ in them.  The latents of one scale, standardised, are an input
-block of a later one, whatever table that one is trained on.
+to arrays (n, width), or (R, n, width) where the replicas differ in them.
+The latents of one scale, standardised, are an input block of a later one,
+whatever table that one is trained on.
 """
 
 from __future__ import annotations
@@ -302,10 +303,20 @@ class NestedAutoencoder:
         self.fitted[fitted.scale.name] = fitted
         return self
 
-    def encode(self, table: Table, scale: str = "") -> np.ndarray:
+    def encode(
+        self, table: Table, scale: str = "", *, seen_by: str = ""
+    ) -> np.ndarray:
         """Return the latents (R, n, latent) of a raw table.
 
-        ``scale`` is the last one where not named.
+        Parameters
+        ----------
+        table
+            The blocks that the scale, and those below it, take.
+        scale
+            Name of the scale; the last one where empty.
+        seen_by
+            A later scale that standardised this scale's inputs anew: use
+            its statistics instead of the scale's own.
 
         Raises
         ------
@@ -313,24 +324,30 @@ class NestedAutoencoder:
             If the scale is not fitted or the table lacks a block.
         """
         name = scale or list(self.scales)[-1]
-        return self._encode(name, table, {})
+        return self._encode(name, table, self._refitted(name, seen_by))
 
     def predict(
-        self, table: Table, scale: str = ""
+        self, table: Table, scale: str = "", *, seen_by: str = ""
     ) -> dict[str, np.ndarray]:
-        """Return every predicted target (R, n, width) in its own units."""
+        """Return every predicted target (R, n, width) in its own units.
+
+        See :meth:`encode` for the parameters.
+        """
         fitted = self._fitted(scale or list(self.scales)[-1])
-        return self._heads(fitted, table, fitted.scale.predicted)
+        scalers = self._refitted(fitted.scale.name, seen_by)
+        return self._heads(fitted, table, fitted.scale.predicted, scalers)
 
     def reconstruct(
-        self, table: Table, scale: str = ""
+        self, table: Table, scale: str = "", *, seen_by: str = ""
     ) -> dict[str, np.ndarray]:
         """Return every reconstructed block (R, n, width) in its own units.
 
-        Categories come as probabilities.
+        Categories come as probabilities.  See :meth:`encode` for the
+        parameters.
         """
         fitted = self._fitted(scale or list(self.scales)[-1])
-        return self._heads(fitted, table, fitted.scale.reconstructed)
+        scalers = self._refitted(fitted.scale.name, seen_by)
+        return self._heads(fitted, table, fitted.scale.reconstructed, scalers)
 
     def save(self, path: str | Path) -> Path:
         """Write declarations, parameters and scalers (no history) to a file.
@@ -434,6 +451,17 @@ class NestedAutoencoder:
             )
         return self.fitted[name]
 
+    def _refitted(self, name: str, seen_by: str) -> Mapping[str, Scaler]:
+        if not seen_by:
+            return {}
+        scalers = self._fitted(seen_by).lower_scalers
+        if name not in scalers:
+            raise ParameterError(
+                f"seen_by: {seen_by!r} given, a scale that standardises the "
+                f"inputs of {name!r} anew is allowed."
+            )
+        return scalers[name]
+
     def _raw(
         self,
         block: Block,
@@ -511,16 +539,19 @@ class NestedAutoencoder:
         self, name: str, table: Table, scalers: Mapping[str, Scaler]
     ) -> np.ndarray:
         fitted = self._fitted(name)
-        network, inputs = _ready(
-            fitted, self._inputs(fitted, table, scalers)
-        )
+        network, inputs = _ready(fitted, self._inputs(fitted, table, scalers))
         with torch.no_grad():
             return network.encode(inputs).double().numpy()
 
     def _heads(
-        self, fitted: FittedScale, table: Table, heads: Sequence[Head]
+        self,
+        fitted: FittedScale,
+        table: Table,
+        heads: Sequence[Head],
+        scalers: Mapping[str, Scaler],
     ) -> dict[str, np.ndarray]:
-        network, inputs = _ready(fitted, self._inputs(fitted, table, {}))
+        used = {**fitted.scalers, **scalers}
+        network, inputs = _ready(fitted, self._inputs(fitted, table, scalers))
         widths = {block.name: block.width for block in fitted.scale.inputs}
         outputs = {}
         with torch.no_grad():
@@ -534,8 +565,8 @@ class NestedAutoencoder:
                 for name in fitted.scale.blocks_of(head) or (head.name,):
                     stop = start + widths.get(name, head.width)
                     part = values[..., start:stop]
-                    if name in fitted.scalers:
-                        part = fitted.scalers[name].unscale(part)
+                    if name in used:
+                        part = used[name].unscale(part)
                     outputs[name] = part
                     start = stop
         return outputs

@@ -70,29 +70,34 @@ def synthetic_scale(
     hidden: Sequence[int],
     latent: int,
     settings: str,
-    l1: float | None = None,
+    l1_factor: float = 1.0,
 ) -> Scale:
-    """Declare an autoencoder with one decoder that mirrors its encoder.
+    """Declare an autoencoder with one decoder for all its inputs.
 
     Parameters
     ----------
     name, blocks, hidden, latent
         As in :class:`nestedae_utils.scales.Scale`.
     settings
-        ``"text"``: linear output, L1 0.01 on the encoder, Xavier normal.
-        ``"inputs"``, as in the inputs published with the paper's code: tanh
-        output, L1 0.001 on encoder and decoder, Xavier uniform.
-    l1
-        Another factor of the L1 term.
+        ``"text"``: mirrored decoder, linear output, L1 0.01 on the encoder,
+        Xavier normal.  ``"inputs"``, as in the inputs published with the
+        paper's code: a decoder that starts with a layer as wide as the
+        latent, tanh output, L1 0.001 on encoder and decoder, Xavier
+        uniform.  (There, the layers before and behind the latent have no
+        activation; with tanh, which the text has for all, the values come
+        closer to Fig. 2.)
+    l1_factor
+        Multiplies the weight of the L1 term.
     """
     checks.choice("settings", settings, SETTINGS)
+    checks.real("l1_factor", l1_factor, 0)
     published = settings == "inputs"
-    if l1 is None:
-        l1 = 0.001 if published else 0.01
     decoder = Head(
         "inputs",
         sum(block.width for block in blocks),
-        hidden=tuple(reversed(hidden)),
+        hidden=(latent, *reversed(hidden[1:]))
+        if published
+        else tuple(reversed(hidden)),
         activation="tanh",
         output="tanh" if published else "linear",
         of=tuple(block.name for block in blocks),
@@ -103,27 +108,41 @@ def synthetic_scale(
         latent=latent,
         heads=(decoder,),
         hidden=tuple(hidden),
-        l1=l1,
+        l1=l1_factor * (0.001 if published else 0.01),
         l1_on="all" if published else "encoder",
         initialisation="xavier_uniform" if published else "xavier_normal",
     )
 
 
-def synthetic_single(settings: str, l1: float | None = None) -> list[Scale]:
-    """Declare the single autoencoder over all 13 functions."""
+def synthetic_single(
+    settings: str, l1_factor: float = 1.0, latent: int = 5
+) -> list[Scale]:
+    """Declare the single autoencoder over all 13 functions.
+
+    Its shape is not published; ours follows the published rule for the
+    others, a first layer as wide as the input, and then the widths of the
+    second nested scale.
+    """
     blocks = [Block("scale_1", 4), Block("scale_2", 9)]
-    hidden = (13, 10, 7) if settings == "inputs" else (11, 8, 6)
-    return [synthetic_scale("single", blocks, hidden, 5, settings, l1)]
+    return [
+        synthetic_scale(
+            "single", blocks, (13, 8, 6), latent, settings, l1_factor
+        )
+    ]
 
 
-def synthetic_nested(settings: str, l1: float | None = None) -> list[Scale]:
+def synthetic_nested(
+    settings: str, l1_factor: float = 1.0, latent: int = 5
+) -> list[Scale]:
     """Declare the two nested scales: f1..f4, then f5..f13 and 2 latents."""
     first = [Block("scale_1", 4)]
     second = [Block("scale_2", 9), Block("latents", 2, latents_of="fine")]
     hidden = (11, 8, 6) if settings == "inputs" else (9, 7, 6)
     return [
-        synthetic_scale("fine", first, (4, 3), 2, settings, l1),
-        synthetic_scale("coarse", second, hidden, 5, settings, l1),
+        synthetic_scale("fine", first, (4, 3), 2, settings, l1_factor),
+        synthetic_scale(
+            "coarse", second, hidden, latent, settings, l1_factor
+        ),
     ]
 
 

@@ -327,6 +327,7 @@ class Layer:
 
     @property
     def stop(self) -> int:
+        """First place behind the layer's weights and biases."""
         return self.start + (self.rows + 1) * self.columns
 
 

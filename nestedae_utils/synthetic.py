@@ -34,7 +34,8 @@ FILES = {
     "noisy": "nestedae_synthetic/synthetic_data_FuncAddNoise_200.csv",
 }
 _PUBLISHED_Z5_SEED = 3
-_PUBLISHED_SIGMA = {1: 0.5, 2: 1.0}
+PUBLISHED_SIGMA = {1: 0.5, 2: 1.0}
+"""Standard deviation of the published noise, by scale."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ FUNCTIONS = (
     Function("f1", r"(z_1 - z_2)^2", _LOCAL, 1, lambda a, b: (a - b) ** 2),
     Function(
         "f2",
-        r"\sum_{i=1}^{2} \sin z_i + \cos z_i + \sin 2z_i + \cos 2z_i",
+        r"\sum_{i=1}^{2} (\sin z_i + \cos z_i + \sin 2z_i + \cos 2z_i)",
         _LOCAL,
         1,
         _f2,
@@ -217,7 +218,7 @@ def published(kind: str) -> pd.DataFrame:
     if kind == "noisy":
         for j, function in enumerate(FUNCTIONS):
             draws = np.random.RandomState(j + 1).randn(PUBLISHED_ROWS)
-            f[:, j] += _PUBLISHED_SIGMA[function.scale] * draws
+            f[:, j] += PUBLISHED_SIGMA[function.scale] * draws
     return _table(z, f)
 
 

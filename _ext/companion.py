@@ -1,0 +1,47 @@
+"""What the book needs of Sphinx beyond Jupyter Book.
+
+1. The landing page is read last, and in every build: it gathers the results
+   that the chapters write while they are read.
+2. A page whose results were computed on the twin says so above its text.
+"""
+
+from __future__ import annotations
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+from nestedae_utils import records
+from nestedae_utils.chapter import NOTICE, results_folder
+
+
+def read_index_last(
+    app: Sphinx, env: BuildEnvironment, docnames: list[str]
+) -> None:
+    """Order the pages: the landing page behind all chapters."""
+    root = app.config.root_doc
+    docnames[:] = [*sorted(set(docnames) - {root}), root]
+
+
+def warn_of_the_twin(
+    app: Sphinx, doctree: nodes.document, docname: str
+) -> None:
+    """Put a warning under the title of a page that used the twin."""
+    path = results_folder() / f"{docname.rpartition('/')[2]}.json"
+    if not path.exists():
+        return
+    if records.read_results(path)["data_source"] != "twin":
+        return
+    title = next(iter(doctree.findall(nodes.title)), None)
+    if title is None:
+        return
+    warning = nodes.warning("", nodes.paragraph("", NOTICE.replace("**", "")))
+    parent = title.parent
+    parent.insert(parent.index(title) + 1, warning)
+
+
+def setup(app: Sphinx) -> dict[str, bool | str]:
+    """Register both with Sphinx."""
+    app.connect("env-before-read-docs", read_index_last)
+    app.connect("doctree-resolved", warn_of_the_twin)
+    return {"version": "1", "parallel_read_safe": False}

@@ -1,0 +1,244 @@
+"""What every chapter does at its start and at its end.
+
+At the start it checks its parameters: papermill by itself runs a mistyped
+name with the defaults.  At the end it shows its records and writes them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from IPython.display import HTML, Markdown, display
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from nestedae_utils import checks, figures, records
+from nestedae_utils.cache import LIBRARIES
+from nestedae_utils.checks import ParameterError
+from nestedae_utils.datasets import DATA
+from nestedae_utils.protocol import SETTINGS
+from nestedae_utils.scales import resolve_device
+from nestedae_utils.tables import SOURCES, Tables
+
+SCALARS = (int, float, str, bool)
+NOTICE = (
+    "**TWIN.** The paper's perovskite tables could not be had, or were not "
+    "asked for. Everything on this page was computed on generated tables of "
+    "the same shape and says nothing about the paper."
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which values of a parameter are allowed."""
+
+    kind: type
+    minimum: float | None = None
+    maximum: float | None = None
+    positive: bool = False
+    choices: tuple[str, ...] = ()
+    listed: bool = False
+
+    def check(self, name: str, value: Any) -> Any:
+        """Return the value, or raise ParameterError."""
+        if self.kind is int:
+            return checks.whole(name, value, self.minimum, self.maximum)
+        if self.kind is float:
+            return checks.real(
+                name, value, self.minimum, self.maximum, self.positive
+            )
+        if self.kind is bool:
+            if not isinstance(value, bool):
+                raise ParameterError(
+                    f"{name}: {value!r} given, true or false is allowed "
+                    "(papermill: -y '{name: true}', not -p)."
+                )
+            return value
+        if not isinstance(value, str):
+            raise ParameterError(f"{name}: {value!r} given, text is allowed.")
+        if self.choices:
+            return checks.choice(name, value, self.choices)
+        if self.listed:
+            checks.wholes(name, value, self.minimum, self.maximum)
+        return value
+
+
+RULES = {
+    "seeds": Rule(int, 1, 200),
+    "folds": Rule(int, 2, 494),
+    "epochs": Rule(int, 1, 100_000),
+    "sweep_epochs": Rule(int, 1, 100_000),
+    "batch_size": Rule(int, 1, 10_000),
+    "learning_rate": Rule(float, positive=True, maximum=10.0),
+    "l1": Rule(float, 0.0, 100.0),
+    "l1_factor": Rule(float, 0.0, 1000.0),
+    "latent": Rule(int, 1, 200),
+    "single_latent": Rule(int, 1, 200),
+    "gap_latent": Rule(int, 1, 200),
+    "latent_sizes": Rule(str, 1, 200, listed=True),
+    "gap_epochs": Rule(int, 1, 100_000),
+    "rows": Rule(int, 10, 100_000),
+    "noise": Rule(float, 0.0, 100.0),
+    "seed": Rule(int, 0, 2**31),
+    "inputs": Rule(str, choices=("grid", "random")),
+    "settings": Rule(str, choices=SETTINGS),
+    "device": Rule(str),
+    "data_source": Rule(str, choices=SOURCES),
+}
+"""Allowed values of the chapters' parameters, by name."""
+
+
+def results_folder() -> Path:
+    """Return where results go: ``NESTEDAE_RESULTS``, or ``results/``."""
+    return Path(os.environ.get("NESTEDAE_RESULTS") or DATA.parent / "results")
+
+
+@dataclass
+class Chapter:
+    """One run of a chapter.
+
+    Parameters
+    ----------
+    name
+        The notebook's name without its ending.
+    namespace
+        The notebook's ``globals()``.  Its annotated names are the
+        parameters; any other scalar that stands there when the chapter
+        starts is one that the notebook does not know.
+    protocol
+        The paper's settings; with others nothing is compared with it.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is unknown, has the wrong type, or is out of range.
+    """
+
+    name: str
+    namespace: dict[str, Any]
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._start = time.perf_counter()
+        self.parameters = self._parameters()
+        self.source = "none"
+        self.checksums: dict[str, str] = {}
+        self.records: list[records.Record] = []
+        figures.use_style()
+
+    def _parameters(self) -> dict[str, Any]:
+        declared = self.namespace.get("__annotations__", {})
+        if "chapter" not in self.namespace:
+            for name, value in self.namespace.items():
+                known = name in declared or name.startswith("_")
+                if not known and isinstance(value, SCALARS):
+                    raise ParameterError(
+                        f"{name}: unknown parameter of chapter {self.name}, "
+                        f"one of {', '.join(declared)} is allowed."
+                        + checks.nearest(name, declared)
+                    )
+        checked = {
+            name: RULES[name].check(name, self.namespace[name])
+            for name in declared
+        }
+        if "device" in checked:
+            resolve_device(checked["device"])
+        return checked
+
+    @property
+    def as_in_paper(self) -> bool:
+        """Tell whether all settings of the protocol are the paper's."""
+        return all(
+            self.parameters.get(name) == value
+            for name, value in self.protocol.items()
+        )
+
+    def use(self, tables: Tables) -> Tables:
+        """Note which perovskite tables the chapter uses; warn of the twin."""
+        self.source = tables.source
+        self.note(tables.checksums)
+        if tables.source == "twin":
+            display(Markdown(NOTICE))
+        return tables
+
+    def note(self, checksums: Mapping[str, str]) -> None:
+        """Note which data files the chapter used, by their sha256."""
+        self.checksums.update(checksums)
+
+    def show(self, figure: Figure) -> None:
+        """Stamp a figure where its data are the twin's, and show it."""
+        figures.stamp(figure, self.source)
+        plt.show()
+
+    def table(self, frame: pd.DataFrame, index: bool = False) -> HTML:
+        """Return a table for the page, marked where its data are the twin's.
+
+        Wide tables scroll within the page.
+        """
+        twin = self.source == "twin"
+        mark = "<p><strong>TWIN</strong></p>" if twin else ""
+        html = frame.to_html(index=index, border=0, classes="dataframe")
+        return HTML(f'{mark}<div class="scrolling" tabindex="0">{html}</div>')
+
+    def record(
+        self,
+        quantity: str,
+        value: float,
+        spread: float | None = None,
+        replicas: int = 1,
+    ) -> records.Record:
+        """Add a record to the chapter's results."""
+        one = records.record(
+            quantity,
+            value,
+            spread,
+            replicas,
+            source=self.source,
+            protocol=self.as_in_paper,
+        )
+        self.records.append(one)
+        return one
+
+    def finish(self) -> HTML:
+        """Write ``results/<name>.json``; return the records as a table."""
+        versions = {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        }
+        seconds = round(time.perf_counter() - self._start, 1)
+        date = datetime.date.today().isoformat()
+        records.write_json(
+            results_folder() / f"{self.name}.json",
+            {
+                "chapter": self.name,
+                "data_source": self.source,
+                "parameters": self.parameters,
+                "as_in_paper": self.as_in_paper,
+                "seconds": seconds,
+                "date": date,
+                "versions": versions,
+                "checksums": self.checksums,
+                "records": records.as_dicts(self.records),
+            },
+        )
+        which = "paper’s" if self.as_in_paper else "others than the paper’s"
+        ran = ", ".join(
+            [
+                f"Data: {self.source}",
+                *([f"settings: {which}"] if self.protocol else []),
+                date,
+                f"{seconds} s",
+                *(f"{name} {number}" for name, number in versions.items()),
+            ]
+        )
+        shown = self.table(records.table(self.records))
+        return HTML(f"{shown.data}<p>{ran}.</p>")

@@ -1,0 +1,129 @@
+"""Figures in one style: colours by entity, and what two chapters share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nestedae_utils.perovskites import ETL, HTL
+
+STYLE = Path(__file__).with_name("style.mplstyle")
+_COLOURS = sns.color_palette("colorblind").as_hex()
+
+COLOURS = {
+    "single": _COLOURS[1],
+    "nested": _COLOURS[0],
+    "train": _COLOURS[7],
+    "validation": _COLOURS[0],
+}
+"""Colours of the models and of the two kinds of rows, throughout the book."""
+
+ETL_COLOURS = dict(zip(ETL, _COLOURS, strict=False))
+HTL_COLOURS = dict(zip(HTL, [_COLOURS[i] for i in (0, 1, 2, 4)], strict=True))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def use_style() -> None:
+    """Use the book's style from here on, with vector figures in notebooks."""
+    plt.style.use(STYLE)
+    try:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+    except ImportError:
+        return
+    set_matplotlib_formats("svg")
+
+
+def stamp(figure: Figure, source: str) -> Figure:
+    """Write TWIN across a figure whose data were generated."""
+    if source == "twin":
+        figure.text(
+            0.5,
+            0.5,
+            "TWIN",
+            fontsize=48,
+            color="0.35",
+            alpha=0.3,
+            ha="center",
+            va="center",
+            rotation=25,
+            zorder=10,
+        )
+    return figure
+
+
+def parity(
+    ax: Axes,
+    observed: np.ndarray,
+    predicted: Mapping[str, np.ndarray],
+    label: str,
+) -> Axes:
+    """Draw predictions against observations, with the line of equality.
+
+    Parameters
+    ----------
+    ax
+        Where to draw.
+    observed
+        Shape (n,).
+    predicted
+        For each kind of rows, ``"train"`` and ``"validation"``, its
+        predictions, shape (n,).
+    label
+        Quantity and unit.
+    """
+    ends = [float(np.min(observed)), float(np.max(observed))]
+    for name, size in (("train", 2.0), ("validation", 3.0)):
+        if name in predicted:
+            ax.plot(
+                observed,
+                predicted[name],
+                linestyle="",
+                marker="o" if name == "train" else "x",
+                markersize=size,
+                markeredgewidth=0.6,
+                color=COLOURS[name],
+                alpha=0.6,
+                label=name,
+            )
+    ax.plot(ends, ends, color="0.2", linewidth=0.8)
+    ax.set_xlabel(f"observed {label}")
+    ax.set_ylabel(f"predicted {label}")
+    ax.legend(markerscale=2)
+    return ax
+
+
+def learning_curves(
+    ax: Axes,
+    curves: Mapping[str, np.ndarray],
+    label: str,
+) -> Axes:
+    """Draw histories (R, epochs): the mean over replicas and their range."""
+    for index, (name, values) in enumerate(curves.items()):
+        epochs = np.arange(1, values.shape[1] + 1)
+        colour = COLOURS["train" if name.startswith("train") else "validation"]
+        ax.plot(
+            epochs,
+            values.mean(0),
+            color=colour,
+            linestyle=("-", "--", ":", "-.")[index % 4],
+            linewidth=1,
+            label=name,
+        )
+        ax.fill_between(
+            epochs,
+            values.min(0),
+            values.max(0),
+            color=colour,
+            alpha=0.12,
+            linewidth=0,
+        )
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(label)
+    ax.legend()
+    return ax
