@@ -52,7 +52,9 @@ def fingerprint(value: Any) -> str:
     differ in what their pickles share.)
     """
     digest = hashlib.sha256(type(value).__qualname__.encode())
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         array = np.ascontiguousarray(value)
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(array.tobytes())
@@ -67,7 +69,13 @@ def fingerprint(value: Any) -> str:
     elif value is None or isinstance(value, (str, int, float, bool)):
         digest.update(repr(value).encode())
     else:
-        digest.update(fingerprint(vars(value)).encode())
+        fields = getattr(value, "__dict__", None)
+        if not fields:
+            raise TypeError(
+                f"{type(value).__qualname__}: has no fields to make a "
+                "fingerprint of; pass arrays, numbers, texts or dataclasses."
+            )
+        digest.update(fingerprint(fields).encode())
     return digest.hexdigest()
 
 

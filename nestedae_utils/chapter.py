@@ -195,18 +195,18 @@ class Chapter:
         value: float,
         spread: float | None = None,
         replicas: int = 1,
-    ) -> records.Record:
+    ) -> None:
         """Add a record to the chapter's results."""
-        one = records.record(
-            quantity,
-            value,
-            spread,
-            replicas,
-            source=self.source,
-            protocol=self.as_in_paper,
+        self.records.append(
+            records.record(
+                quantity,
+                value,
+                spread,
+                replicas,
+                source=self.source,
+                protocol=self.as_in_paper,
+            )
         )
-        self.records.append(one)
-        return one
 
     def finish(self) -> HTML:
         """Write ``results/<name>.json``; return the records as a table."""

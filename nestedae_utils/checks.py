@@ -102,6 +102,22 @@ def choice(name: str, value: Any, allowed: Iterable[str]) -> str:
     return value
 
 
+def label(name: str, value: Any) -> str:
+    """Return ``value`` if it can name a part of a declaration.
+
+    Raises
+    ------
+    ParameterError
+        If it is no text, empty, or has the "|" that divides names in files.
+    """
+    if not isinstance(value, str) or not value or "|" in value:
+        raise ParameterError(
+            f"{name}: {value!r} given, a text that is not empty and has no "
+            "'|' is allowed."
+        )
+    return value
+
+
 def wholes(
     name: str,
     text: str,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,12 @@ from nestedae_utils.scales import (
     Scale,
     parameter_count,
 )
-from nestedae_utils.training import History, Split, train
+from nestedae_utils.training import (
+    History,
+    Split,
+    check_replicas,
+    train,
+)
 
 Table = Mapping[str, np.ndarray]
 FORMAT = 1
@@ -238,17 +243,24 @@ class NestedAutoencoder:
         """
         scale = self._scale(name)
         checks.choice("standardise_on", standardise_on, STANDARDISE_ON)
+        check_replicas(splits, seeds)
         rows = [s[0] for s in splits] if standardise_on == "train" else None
         lower: dict[str, dict[str, Scaler]] = {}
         for block in scale.inputs:
             if block.latents_of and block.lower_scaler == "refitted":
                 below = self._fitted(block.latents_of)
-                lower[block.latents_of] = {
-                    part.name: Scaler.fit(
-                        self._raw(part, table, below.lower_scalers), rows
-                    )
+                parts = {
+                    part.name: self._raw(part, table, below.lower_scalers)
                     for part in below.scale.inputs
                     if part.scaling == "standard"
+                }
+                if parts:
+                    self._check_sizes(name, parts, splits)
+                if below.replicas not in (1, len(splits)):
+                    raise _other_replicas(name, len(splits), below.replicas)
+                lower[block.latents_of] = {
+                    key: Scaler.fit(values, rows)
+                    for key, values in parts.items()
                 }
         scalers: dict[str, Scaler] = {}
         scaled: dict[str, np.ndarray] = {}
@@ -257,12 +269,13 @@ class NestedAutoencoder:
             for head in scale.predicted
         ]
         for block in (*scale.inputs, *targets):
-            values = self._raw(block, table, lower)
-            if block.scaling == "standard":
-                scalers[block.name] = Scaler.fit(values, rows)
-                values = scalers[block.name].scale(values)
-            scaled[block.name] = values
+            scaled[block.name] = self._raw(block, table, lower)
         self._check_sizes(name, scaled, splits)
+        for block in (*scale.inputs, *targets):
+            if block.scaling == "standard":
+                values = scaled[block.name]
+                scalers[block.name] = Scaler.fit(values, rows)
+                scaled[block.name] = scalers[block.name].scale(values)
         done = train(
             scale,
             _side_by_side([scaled[block.name] for block in scale.inputs]),
@@ -373,14 +386,12 @@ class NestedAutoencoder:
             "scales": json.dumps(declared),
             "tensors": tensors,
         }
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        os.close(handle)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             torch.save(payload, beside)
             os.replace(beside, path)
-        except BaseException:
-            os.unlink(beside)
-            raise
+        finally:
+            beside.unlink(missing_ok=True)
         return path
 
     @classmethod
@@ -405,6 +416,11 @@ class NestedAutoencoder:
         path = Path(path)
         try:
             payload = torch.load(path, map_location="cpu", weights_only=True)
+            # torch reads past an altered byte, the archive's sums tell it
+            with zipfile.ZipFile(path) as archive:
+                altered = archive.testzip()
+            if altered:
+                raise ValueError(f"{altered} is altered")
             version = payload["format"]
             declared = [
                 Scale.from_dict(plain)
@@ -428,10 +444,13 @@ class NestedAutoencoder:
             )
         if scales is not None:
             _check_same(path, declared, list(scales))
-        chain = cls(declared)
-        for scale in declared:
-            if f"{scale.name}|parameters" in tensors:
-                chain.attach(_restore(path, scale, tensors))
+        try:
+            chain = cls(declared)
+            for scale in declared:
+                if f"{scale.name}|parameters" in tensors:
+                    chain.attach(_restore(path, scale, tensors))
+        except ParameterError as error:
+            raise DataError(f"{path}: {error}") from None
         return chain
 
     def _scale(self, name: str) -> Scale:
@@ -470,14 +489,21 @@ class NestedAutoencoder:
     ) -> np.ndarray:
         """Return a block's unscaled values, shape (1 or R, n, width)."""
         if block.latents_of:
-            scalers = lower.get(block.latents_of, {})
+            refitted = block.lower_scaler == "refitted"
+            scalers = lower.get(block.latents_of, {}) if refitted else {}
             return self._encode(block.latents_of, table, scalers)
         if block.name not in table:
             raise DataError(
                 f"table: no block {block.name!r}; it has "
                 f"{', '.join(map(repr, table)) or 'none'}."
             )
-        values = np.asarray(table[block.name], dtype=np.float64)
+        try:
+            values = np.asarray(table[block.name], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"table, block {block.name!r}: not a table of numbers "
+                f"({error})."
+            ) from None
         if values.ndim not in (2, 3) or values.shape[-1] != block.width:
             raise DataError(
                 f"table, block {block.name!r}: shape {values.shape} given, "
@@ -498,25 +524,18 @@ class NestedAutoencoder:
         scaled: Mapping[str, np.ndarray],
         splits: Sequence[Split],
     ) -> None:
-        counts = {key: values.shape[1] for key, values in scaled.items()}
-        if len(set(counts.values())) != 1:
-            raise DataError(
-                f"table of scale {name!r}: the blocks have different "
-                f"numbers of rows, {counts}; give each the same rows."
-            )
+        counts = _row_counts(name, scaled)
         replicas = {len(values) for values in scaled.values()} - {1}
         if replicas - {len(splits)}:
-            raise ParameterError(
-                f"splits: {len(splits)} replicas given for scale {name!r}, "
-                f"but a scale below has {replicas.pop()}; one or as many "
-                "are allowed."
-            )
+            others = (replicas - {len(splits)}).pop()
+            raise _other_replicas(name, len(splits), others)
         count = next(iter(counts.values()))
         for split in splits:
             for rows in split:
-                if len(rows) and not 0 <= min(rows) <= max(rows) < count:
+                outside = [row for row in rows if not 0 <= row < count]
+                if outside:
                     raise ParameterError(
-                        f"splits: row {max(rows)} given for scale "
+                        f"splits: row {outside[0]} given for scale "
                         f"{name!r}, whose table has {count} rows."
                     )
 
@@ -527,13 +546,24 @@ class NestedAutoencoder:
         scalers: Mapping[str, Scaler],
     ) -> np.ndarray:
         used = {**fitted.scalers, **scalers}
-        parts = []
+        parts = {
+            block.name: self._raw(block, table, fitted.lower_scalers)
+            for block in fitted.scale.inputs
+        }
+        _row_counts(fitted.scale.name, parts)
+        own = [fitted.replicas, *(len(s.mean) for s in used.values())]
+        found = {len(values) for values in parts.values()} | set(own)
+        if len(found - {1}) > 1:
+            raise DataError(
+                f"table of scale {fitted.scale.name!r}: {sorted(found)} "
+                "replicas found in its blocks and in the fitted scales; one "
+                "or as many everywhere are allowed."
+            )
         for block in fitted.scale.inputs:
-            values = self._raw(block, table, fitted.lower_scalers)
             if block.scaling == "standard":
-                values = used[block.name].scale(values)
-            parts.append(values)
-        return _side_by_side(parts)
+                values = parts[block.name]
+                parts[block.name] = used[block.name].scale(values)
+        return _side_by_side(list(parts.values()))
 
     def _encode(
         self, name: str, table: Table, scalers: Mapping[str, Scaler]
@@ -570,6 +600,23 @@ class NestedAutoencoder:
                     outputs[name] = part
                     start = stop
         return outputs
+
+
+def _other_replicas(name: str, given: int, found: int) -> ParameterError:
+    return ParameterError(
+        f"splits: {given} replicas given for scale {name!r}, but a scale "
+        f"below or a block has {found}; one or as many are allowed."
+    )
+
+
+def _row_counts(name: str, parts: Mapping[str, np.ndarray]) -> dict[str, int]:
+    counts = {key: values.shape[1] for key, values in parts.items()}
+    if len(set(counts.values())) != 1:
+        raise DataError(
+            f"table of scale {name!r}: the blocks have different numbers of "
+            f"rows, {counts}; give each the same rows."
+        )
+    return counts
 
 
 def _side_by_side(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -613,6 +660,8 @@ def _check_same(
 def _restore(
     path: Path, scale: Scale, tensors: Mapping[str, torch.Tensor]
 ) -> FittedScale:
+    if not all(isinstance(part, torch.Tensor) for part in tensors.values()):
+        raise DataError(f"{path}: something is no tensor; save it anew.")
     parameters = tensors[f"{scale.name}|parameters"].numpy()
     expected = parameter_count(scale)
     if parameters.ndim != 2 or parameters.shape[1] != expected:
@@ -626,10 +675,23 @@ def _restore(
         owner, kind, *rest = key.split("|")
         if owner == scale.name and kind == "scaler" and rest[-1] == "mean":
             lower, block, _ = rest
-            deviation = tensors[key.removesuffix("mean") + "deviation"]
+            deviation = tensors.get(key.removesuffix("mean") + "deviation")
+            if deviation is None:
+                continue
             groups.setdefault(lower, {})[block] = Scaler(
                 tensor.numpy(), deviation.numpy()
             )
+    wanted = {
+        part.name
+        for part in (*scale.inputs, *scale.predicted)
+        if part.scaling == "standard"
+    }
+    if set(groups[""]) != wanted:
+        raise DataError(
+            f"{path}: scale {scale.name!r} has scalers of "
+            f"{sorted(groups[''])}, {sorted(wanted)} are needed; save it "
+            "anew."
+        )
     return FittedScale(
         scale=scale,
         parameters=parameters,

@@ -52,6 +52,12 @@ def held_out(
     The held-out share is drawn with the replica's own seed (paper, Fig. 2).
     """
     checks.whole("seeds", seeds, 1)
+    checks.real("share", share, positive=True)
+    if np.ceil(share * rows) >= rows:
+        raise ParameterError(
+            f"share: {share} given, a number between 0 and 1 is allowed "
+            f"that leaves some of {rows} rows on both sides."
+        )
     splits = []
     for seed in range(seeds):
         seen, unseen = train_test_split(
@@ -140,9 +146,7 @@ def synthetic_nested(
     hidden = (11, 8, 6) if settings == "inputs" else (9, 7, 6)
     return [
         synthetic_scale("fine", first, (4, 3), 2, settings, l1_factor),
-        synthetic_scale(
-            "coarse", second, hidden, latent, settings, l1_factor
-        ),
+        synthetic_scale("coarse", second, hidden, latent, settings, l1_factor),
     ]
 
 

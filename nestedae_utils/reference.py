@@ -1,16 +1,22 @@
 """Refresh ``data/reference``: ``python -m nestedae_utils.reference FOLDER``.
 
 The folder holds the results of a full run of all chapters; ``make reference``
-makes that run.  Only runs with the paper's data and settings are kept.
+makes that run.  Only runs with the paper's data and settings are kept.  The
+README's picture comes from the same run.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 from nestedae_utils import records
 from nestedae_utils.checks import DataError
+from nestedae_utils.datasets import DATA
+
+PICTURE = DATA.parent / "images" / "latent_map.svg"
+"""The README's picture, Fig. 5 redrawn by the same run."""
 
 
 def refresh(results: Path, reference: Path = records.REFERENCE) -> list[Path]:
@@ -43,9 +49,34 @@ def refresh(results: Path, reference: Path = records.REFERENCE) -> list[Path]:
     ]
 
 
+def picture(notebook: Path, name: str) -> str:
+    """Return the SVG of a figure of an executed notebook.
+
+    Raises
+    ------
+    DataError
+        If no cell with that figure name has one.
+    """
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        figure = cell["metadata"].get("mystnb", {}).get("figure", {})
+        if figure.get("name") != name:
+            continue
+        for output in cell["outputs"]:
+            if "image/svg+xml" in output.get("data", {}):
+                return "".join(output["data"]["image/svg+xml"])
+    raise DataError(
+        f"{notebook}: no figure {name!r} with an SVG; execute the notebook."
+    )
+
+
 if __name__ == "__main__":
     try:
-        for path in refresh(Path(sys.argv[1])):
+        folder = Path(sys.argv[1])
+        for path in refresh(folder):
             print(path)
+        svg = picture(folder / "07_latent_maps.ipynb", "fig-07-map")
+        PICTURE.parent.mkdir(exist_ok=True)
+        PICTURE.write_text(svg, encoding="utf-8")
+        print(PICTURE)
     except (DataError, IndexError) as error:
         sys.exit(f"reference: {error}")

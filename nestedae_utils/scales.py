@@ -110,8 +110,9 @@ class Block:
     lower_scaler: str = "carried"
 
     def __post_init__(self) -> None:
+        checks.label("block, name", self.name)
         where = f"block {self.name!r}"
-        checks.whole(f"{where}, width", self.width, 1)
+        _keep(self, width=checks.whole(f"{where}, width", self.width, 1))
         checks.choice(f"{where}, scaling", self.scaling, SCALINGS)
         checks.choice(f"{where}, lower_scaler", self.lower_scaler, SCALERS)
 
@@ -155,23 +156,36 @@ class Head:
     of: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        object.__setattr__(self, "of", tuple(self.of))
+        checks.label("head, name", self.name)
         where = f"head {self.name!r}"
-        checks.whole(f"{where}, width", self.width, 1)
         checks.choice(f"{where}, loss", self.loss, LOSSES)
-        checks.real(f"{where}, weight", self.weight, 0)
-        for width in self.hidden:
-            checks.whole(f"{where}, hidden", width, 1)
+        _keep(
+            self,
+            width=checks.whole(f"{where}, width", self.width, 1),
+            weight=checks.real(f"{where}, weight", self.weight, 0),
+            hidden=_widths(where, self.hidden),
+            dropout=checks.real(f"{where}, dropout", self.dropout, 0, 0.99),
+            gain=checks.real(f"{where}, gain", self.gain, positive=True),
+            of=tuple(self.of),
+        )
         checks.choice(f"{where}, activation", self.activation, ACTIVATIONS)
         checks.choice(f"{where}, output", self.output, ACTIVATIONS)
-        checks.real(f"{where}, dropout", self.dropout, 0, 0.99)
-        checks.real(f"{where}, gain", self.gain, positive=True)
         checks.choice(f"{where}, scaling", self.scaling, SCALINGS)
+        if len(set(self.of)) != len(self.of):
+            raise ParameterError(
+                f"{where}, of: {list(self.of)} given, each block may stand "
+                "only once."
+            )
         if self.loss == "cross_entropy" and self.output != "linear":
             raise ParameterError(
                 f"{where}, output: {self.output!r} given, only 'linear' is "
                 "allowed with the loss 'cross_entropy', which takes logits."
+            )
+        if self.loss == "cross_entropy" and self.scaling != "none":
+            raise ParameterError(
+                f"{where}, scaling: {self.scaling!r} given, only 'none' is "
+                "allowed with the loss 'cross_entropy', whose target is "
+                "one-hot."
             )
 
 
@@ -217,17 +231,20 @@ class Scale:
     initialisation: str = "xavier_normal"
 
     def __post_init__(self) -> None:
-        for field in ("inputs", "heads", "hidden"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+        checks.label("scale, name", self.name)
         where = f"scale {self.name!r}"
-        checks.whole(f"{where}, latent", self.latent, 1)
-        for width in self.hidden:
-            checks.whole(f"{where}, hidden", width, 1)
+        _keep(
+            self,
+            inputs=tuple(self.inputs),
+            heads=tuple(self.heads),
+            latent=checks.whole(f"{where}, latent", self.latent, 1),
+            hidden=_widths(where, self.hidden),
+            l1=checks.real(f"{where}, l1", self.l1, 0),
+        )
         checks.choice(f"{where}, activation", self.activation, ACTIVATIONS)
         checks.choice(
             f"{where}, latent_activation", self.latent_activation, ACTIVATIONS
         )
-        checks.real(f"{where}, l1", self.l1, 0)
         checks.choice(f"{where}, l1_on", self.l1_on, PENALISED)
         checks.choice(
             f"{where}, initialisation", self.initialisation, INITIALISATIONS
@@ -243,6 +260,7 @@ class Scale:
 
     def _check_heads(self) -> None:
         widths = {block.name: block.width for block in self.inputs}
+        standard = {b.name for b in self.inputs if b.scaling == "standard"}
         for head in self.heads:
             where = f"scale {self.name!r}, head {head.name!r}"
             for name in head.of:
@@ -253,6 +271,12 @@ class Scale:
                         + checks.nearest(name, widths)
                     )
             blocks = self.blocks_of(head)
+            if head.loss == "cross_entropy" and standard & set(blocks):
+                raise ParameterError(
+                    f"{where}, loss: 'cross_entropy' given, but what it "
+                    "reconstructs is standardised; give one-hot blocks the "
+                    "scaling 'none'."
+                )
             expected = sum(widths[name] for name in blocks)
             if blocks and head.width != expected:
                 raise ParameterError(
@@ -308,6 +332,16 @@ class Scale:
                 f"scale: the declaration does not fit ({error}); its keys "
                 f"are {', '.join(field.name for field in fields(cls))}."
             ) from None
+
+
+def _keep(part: Any, **values: Any) -> None:
+    """Set fields of a frozen declaration, to plain Python values."""
+    for name, value in values.items():
+        object.__setattr__(part, name, value)
+
+
+def _widths(where: str, widths: Sequence[int]) -> tuple[int, ...]:
+    return tuple(checks.whole(f"{where}, hidden", w, 1) for w in widths)
 
 
 @dataclass(frozen=True)

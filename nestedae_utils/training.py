@@ -122,8 +122,9 @@ def train(
     checks.whole("batch_size", batch_size, 1)
     checks.real("learning_rate", learning_rate, positive=True)
     checks.whole("patience", patience, 0)
+    checks.real("min_delta", min_delta, 0)
     checks.choice("keep", keep, KEEP)
-    _check_replicas(splits, seeds, latents)
+    check_replicas(splits, seeds, latents)
     place = resolve_device(device)
     replicas = len(splits)
     sizes = latents if latents is not None else [None] * replicas
@@ -462,11 +463,12 @@ def _batch_means(count: int, size: int) -> np.ndarray:
     return weights
 
 
-def _check_replicas(
+def check_replicas(
     splits: Sequence[Split],
     seeds: Sequence[int],
-    latents: Sequence[int] | None,
+    latents: Sequence[int] | None = None,
 ) -> None:
+    """Check that splits, seeds and latents belong together."""
     if not splits:
         raise ParameterError(
             "splits: none given, at least one pair of training and "

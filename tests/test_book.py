@@ -1,0 +1,232 @@
+"""The built book, and the numbers of a full run."""
+
+import html
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nestedae_utils import records, tables
+from nestedae_utils.checks import DataError
+
+ROOT = Path(__file__).parents[1]
+BOOK = Path(sys.executable).with_name("jupyter-book")
+
+# The issue's bands; per sample and as made, on the paper's data.
+BANDS = {
+    "gap_mae_train_as_made": (0.150, 0.162),
+    "gap_mae_val_as_made": (0.150, 0.186),
+    "gap_mae_val_per_sample": (0.150, 0.185),
+    "pce_mae_train_as_made": (2.50, 2.63),
+    "pce_mae_val_as_made": (2.30, 2.48),
+    "pce_mae_val_per_sample": (2.53, 2.70),
+    "single_pce_mae_val_per_sample": (3.1, 3.3),
+}
+
+
+def pages(folder=ROOT):
+    """Return the names of all pages in the table of contents."""
+    contents = yaml.safe_load((folder / "_toc.yml").read_text())
+    files = [
+        chapter["file"]
+        for part in contents["parts"]
+        for chapter in part["chapters"]
+    ]
+    return [contents["root"], *files]
+
+
+def build(source, output, **environment):
+    """Build the book from clean; return the process."""
+    return subprocess.run(
+        [
+            *(BOOK, "build", source, "--path-output", output),
+            *("-n", "-W", "--keep-going"),
+        ],
+        env={
+            **os.environ,
+            "NESTEDAE_RESULTS": str(output / "results"),
+            "JUPYTER_PREFER_ENV_PATH": "1",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    """Build the book with all defaults; return its output folder."""
+    output = tmp_path_factory.mktemp("book")
+    done = build(ROOT, output)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def results(book):
+    return records.results_of(book / "results")
+
+
+@pytest.fixture(scope="module")
+def values(results):
+    """Return a full run's values, or skip where the data were the twin's."""
+    if any(content["data_source"] == "twin" for content in results.values()):
+        pytest.skip("the paper's perovskite tables cannot be had here")
+    return {
+        record["quantity"]: record["value"]
+        for content in results.values()
+        for record in content["records"]
+    }
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_every_page_is_there_and_shows_no_error(book):
+    for name in pages():
+        page = book / "_build" / "html" / f"{name}.html"
+        text = page.read_text(encoding="utf-8")
+        assert "Traceback" not in text, name
+        assert "<h1>" in text, name
+
+
+@pytest.mark.book
+def test_no_page_loads_anything_from_elsewhere(book):
+    loads = re.compile(
+        r"<(?:script|img|iframe)[^>]* src=\"(https?:[^\"]+)\""
+        r"|<link[^>]* rel=\"stylesheet\"[^>]* href=\"(https?:[^\"]+)\""
+    )
+    for name in pages():
+        page = book / "_build" / "html" / f"{name}.html"
+        assert not loads.findall(page.read_text(encoding="utf-8")), name
+
+
+@pytest.mark.book
+def test_every_figure_has_a_caption_and_an_alternative_text(book):
+    count = 0
+    for name in pages():
+        page = (book / "_build" / "html" / f"{name}.html").read_text(
+            encoding="utf-8"
+        )
+        for image in re.findall(r"<img[^>]*\.svg[^>]*>", page):
+            alt = re.search(r'alt="([^"]*)"', image)
+            assert alt, (name, image)
+            assert len(alt[1]) > 40, (name, image)
+            count += 1
+        drawn = re.findall(r"<img[^>]*\.svg[^>]*>", page)
+        assert page.count("<figcaption>") >= len(drawn), name
+    assert count >= 20
+
+
+@pytest.mark.book
+def test_no_page_has_a_progress_bar(book):
+    for name in pages():
+        page = (book / "_build" / "html" / f"{name}.html").read_text(
+            encoding="utf-8"
+        )
+        assert "it/s" not in page, name
+
+
+@pytest.mark.book
+def test_scoreboard_shows_this_builds_values(book, results):
+    page = html.unescape(
+        (book / "_build" / "html" / "index.html").read_text(encoding="utf-8")
+    )
+    assert set(results) == {
+        Path(name).name for name in pages() if name.startswith("notebooks")
+    }
+    for content in results.values():
+        for record in content["records"]:
+            shown = records.plus_minus(record["value"], record["spread"])
+            assert f"<td>{shown}</td>" in page, record["quantity"]
+
+
+@pytest.mark.book
+def test_a_full_run_agrees_with_the_reference(results, values):
+    reference = records.results_of(records.REFERENCE)
+    assert set(reference) == set(results)
+    for name, content in results.items():
+        assert not records.differences(content, reference[name]), name
+        assert content["checksums"] == reference[name]["checksums"], name
+
+
+@pytest.mark.book
+@pytest.mark.parametrize("quantity", BANDS)
+def test_values_lie_in_their_bands(values, quantity):
+    low, high = BANDS[quantity]
+    assert low <= values[quantity] <= high
+
+
+@pytest.mark.book
+def test_fig2_is_reproduced(values):
+    known = records.quantities()
+    names = [
+        f"fig2_{table}_{model}_{rows}"
+        for table in ("clean", "noisy")
+        for model in ("single", "nested")
+        for rows in ("train", "test")
+    ]
+    for name in names:
+        assert values[name] == pytest.approx(known[name].paper, abs=0.05)
+    assert values["fig2_nested_below_single"] == 4
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_without_data_the_book_says_twin(tmp_path):
+    """A small book, offline: the landing page and one chapter."""
+    source = tmp_path / "source"
+    (source / "notebooks").mkdir(parents=True)
+    chapter = "notebooks/04_perovskite_data"
+    for name in (
+        *("_config.yml", "index.md", "references.md", "references.bib"),
+        f"{chapter}.ipynb",
+    ):
+        shutil.copy(ROOT / name, source / name)
+    shutil.copytree(ROOT / "_ext", source / "_ext")
+    # Links to the chapters that this small book leaves out.
+    for path in (source / "index.md", source / f"{chapter}.ipynb"):
+        text = path.read_text(encoding="utf-8")
+        text = re.sub(r"\{doc\}`([^`<]+)\s<[^`]+>`", r"\1", text)
+        text = re.sub(r"\[([^]]+)\]\(0[^)]+\)", r"\1", text)
+        path.write_text(text, encoding="utf-8")
+    (source / "_toc.yml").write_text(
+        "format: jb-book\nroot: index\nparts:\n- chapters:\n"
+        f"  - file: {chapter}\n  - file: references\n"
+    )
+    closed = "http://127.0.0.1:9"
+    done = build(
+        source,
+        tmp_path,
+        NESTEDAE_DATA_MIRROR="",
+        NESTEDAE_CACHE=str(tmp_path / "cache"),
+        HTTPS_PROXY=closed,
+        HTTP_PROXY=closed,
+        ALL_PROXY=closed,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    pages_of = tmp_path / "_build" / "html"
+    text = (pages_of / f"{chapter}.html").read_text(encoding="utf-8")
+    body = text[text.index("<h1>") :]
+    assert "TWIN" in re.sub(r"<[^>]+>", "", body)[:600], "the first lines"
+    drawings = list((tmp_path / "_build").rglob("*.svg"))
+    assert drawings
+    board = (pages_of / "index.html").read_text(encoding="utf-8")
+    assert "TWIN" in board
+    assert "reference" in board
+    kept = records.results_of(records.REFERENCE)["04_perovskite_data"]
+    for record in kept["records"]:
+        shown = records.plus_minus(record["value"], record["spread"])
+        assert f"<td>{shown}</td>" in html.unescape(board)
+
+
+def test_a_named_mirror_without_the_file_is_no_twin(tmp_path, monkeypatch):
+    monkeypatch.setenv("NESTEDAE_DATA_MIRROR", str(tmp_path))
+    monkeypatch.setenv("NESTEDAE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(DataError):
+        tables.load("auto")

@@ -1,0 +1,134 @@
+"""The notebooks with other, wrong and unknown parameters, by papermill.
+
+nbval runs every notebook with its defaults; see addopts in pyproject.toml.
+"""
+
+import json
+from pathlib import Path
+
+import papermill
+import pytest
+from papermill.exceptions import PapermillExecutionError
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+
+SMALL = {"epochs": 3, "seeds": 2}
+DEVICES = {**SMALL, "folds": 2, "gap_epochs": 2, "data_source": "twin"}
+CHANGED = {
+    "01_autoencoders": {"seeds": 2, "epochs": 5, "noise": 0.3},
+    "02_synthetic_data": {"rows": 60, "noise": 1.5, "inputs": "random"},
+    "03_fig2_single_vs_nested": {
+        **SMALL,
+        "settings": "text",
+        "latent": 3,
+        "noise": 0.5,
+        "batch_size": 7,
+    },
+    "04_perovskite_data": {"data_source": "twin"},
+    "05_bandgap_scale": {
+        **SMALL,
+        "folds": 3,
+        "latent": 4,
+        "latent_sizes": "2,5",
+        "sweep_epochs": 2,
+        "learning_rate": 0.01,
+        "data_source": "twin",
+    },
+    "06_device_scale": {**DEVICES, "latent": 5, "single_latent": 3},
+    "07_latent_maps": {**DEVICES, "gap_latent": 6, "l1": 0.0},
+}
+WRONG = [
+    ("01_autoencoders", {"epoch": 10}, "'epochs'"),
+    ("02_synthetic_data", {"noise": -1.0}, "noise: -1.0 given"),
+    ("03_fig2_single_vs_nested", {"settings": "input"}, "settings: 'input'"),
+    ("03_fig2_single_vs_nested", {"seeds": 0}, "seeds: 0 given"),
+    ("04_perovskite_data", {"data_source": "twins"}, "Did you mean 'twin'?"),
+    ("05_bandgap_scale", {"folds": 500}, "folds: 500 given"),
+    ("05_bandgap_scale", {"latent_sizes": "2,two"}, "latent_sizes: '2,two'"),
+    ("05_bandgap_scale", {"epochs": "ten"}, "epochs: 'ten' given"),
+    ("06_device_scale", {"learning_rate": -1e-3}, "learning_rate: -0.001"),
+    ("06_device_scale", {"latents": 18}, "'latent'"),
+    ("07_latent_maps", {"device": "gpu"}, "device: 'gpu' given"),
+]
+
+
+def run(name, parameters, folder):
+    """Execute a notebook with parameters; return its path and results."""
+    out = folder / f"{name}.ipynb"
+    papermill.execute_notebook(
+        NOTEBOOKS / f"{name}.ipynb",
+        out,
+        parameters,
+        progress_bar=False,
+        cwd=folder,
+    )
+    results = folder / "results" / f"{name}.json"
+    return out, json.loads(results.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("NESTEDAE_RESULTS", str(tmp_path / "results"))
+    return tmp_path
+
+
+def test_every_notebook_is_run_with_other_parameters():
+    assert set(CHANGED) == {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHANGED)
+def test_other_parameters(name, folder):
+    out, results = run(name, CHANGED[name], folder)
+    assert results["chapter"] == name
+    for key, value in CHANGED[name].items():
+        assert results["parameters"][key] == value
+    assert results["records"]
+    compared = {"reproduced", "not reproduced"}
+    verdicts = {record["verdict"] for record in results["records"]}
+    assert not verdicts & compared, "other settings are never compared"
+    if CHANGED[name].get("data_source") == "twin":
+        assert results["data_source"] == "twin"
+        assert verdicts == {"TWIN"}
+        assert {record["paper"] for record in results["records"]} == {None}
+        text = out.read_text(encoding="utf-8")
+        assert "**TWIN.**" in text, "the notice at the top"
+        assert "<strong>TWIN</strong>" in text, "the mark on the tables"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "parameters", "message"), WRONG)
+def test_wrong_parameters_stop_before_anything_runs(
+    name, parameters, message, folder
+):
+    with pytest.raises(PapermillExecutionError) as caught:
+        run(name, parameters, folder)
+    assert caught.value.ename == "ParameterError"
+    assert message in caught.value.evalue
+    assert "\n" not in caught.value.evalue.strip()
+    assert not (folder / "results").exists(), "nothing half-written"
+
+
+@pytest.mark.slow
+def test_the_paper_is_not_silently_replaced(folder, monkeypatch):
+    monkeypatch.setenv("NESTEDAE_DATA_MIRROR", str(folder / "nowhere"))
+    monkeypatch.setenv("NESTEDAE_CACHE", str(folder / "cache"))
+    with pytest.raises(PapermillExecutionError) as caught:
+        run("04_perovskite_data", {"data_source": "paper"}, folder)
+    assert caught.value.ename == "DataError"
+    assert "nowhere" in caught.value.evalue
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_papermill_explains_every_parameter(name):
+    found = papermill.inspect_notebook(NOTEBOOKS / f"{name}.ipynb")
+    assert found
+    for parameter in found.values():
+        assert parameter["inferred_type_name"] in {
+            "int",
+            "float",
+            "str",
+            "bool",
+        }
+        assert len(parameter["help"]) > 10
