@@ -71,7 +71,8 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 reference: $(STAMP) ## run the chapters and refresh data/reference
 	@rm -rf _build/reference && mkdir -p _build/reference
 	for notebook in notebooks/*.ipynb; do \
-		grep -q 'data_source: str' $$notebook && source='-p data_source paper'; \
+		source=; grep -q 'data_source: str' $$notebook \
+			&& source='-p data_source paper'; \
 		NESTEDAE_RESULTS=_build/reference $(BIN)/papermill $$notebook \
 			_build/reference/$$(basename $$notebook) $$source || exit 1; done
 	$(BIN)/python -m nestedae_utils.reference _build/reference

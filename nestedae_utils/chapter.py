@@ -29,7 +29,8 @@ from nestedae_utils.protocol import SETTINGS
 from nestedae_utils.scales import resolve_device
 from nestedae_utils.tables import SOURCES, Tables
 
-SCALARS = (int, float, str, bool)
+# what papermill can put into a notebook; IPython's own In is a list too
+INJECTED = (int, float, str, bool, list, type(None))
 NOTICE = (
     "**TWIN.** The paper's perovskite tables could not be had, or were not "
     "asked for. Everything on this page was computed on generated tables of "
@@ -140,7 +141,8 @@ class Chapter:
         if "chapter" not in self.namespace:
             for name, value in self.namespace.items():
                 known = name in declared or name.startswith("_")
-                if not known and isinstance(value, SCALARS):
+                known = known or name == "In"
+                if not known and isinstance(value, INJECTED):
                     raise ParameterError(
                         f"{name}: unknown parameter of chapter {self.name}, "
                         f"one of {', '.join(declared)} is allowed."
@@ -196,17 +198,20 @@ class Chapter:
         spread: float | None = None,
         replicas: int = 1,
     ) -> None:
-        """Add a record to the chapter's results."""
-        self.records.append(
-            records.record(
-                quantity,
-                value,
-                spread,
-                replicas,
-                source=self.source,
-                protocol=self.as_in_paper,
-            )
+        """Add a record to the chapter's results.
+
+        In a live session a cell can run again: its last value stands.
+        """
+        one = records.record(
+            quantity,
+            value,
+            spread,
+            replicas,
+            source=self.source,
+            protocol=self.as_in_paper,
         )
+        others = [r for r in self.records if r.quantity != quantity]
+        self.records = [*others, one]
 
     def finish(self) -> HTML:
         """Write ``results/<name>.json``; return the records as a table."""

@@ -8,8 +8,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from nestedae_utils.perovskites import ETL, HTL
 
@@ -32,11 +34,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 def use_style() -> None:
     """Use the book's style from here on, with vector figures in notebooks."""
     plt.style.use(STYLE)
-    try:
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
-    except ImportError:
-        return
-    set_matplotlib_formats("svg")
+    # elsewhere set_matplotlib_formats would start an IPython of its own
+    if get_ipython() is not None:
+        set_matplotlib_formats("svg")
 
 
 def stamp(figure: Figure, source: str) -> Figure:

@@ -31,6 +31,12 @@ NO_PAPER_VALUE = "ours alone"
 OTHER_SETTINGS = "other settings"
 TWIN = "TWIN"
 
+_KEYS = (
+    "chapter data_source parameters as_in_paper seconds date records".split()
+)
+_OWN = ("quantity", "value", "spread", "unit", "replicas")
+_SHOWN = "quantity meaning here paper tolerance unit n where verdict".split()
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -184,7 +190,7 @@ def table(records: Iterable[Record]) -> pd.DataFrame:
                 "verdict": one.verdict,
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_SHOWN)
 
 
 def plus_minus(value: float, spread: float | None = None) -> str:
@@ -214,12 +220,19 @@ def read_results(path: Path) -> dict[str, Any]:
     Raises
     ------
     DataError
-        If the file is cut short or lacks a key.
+        If the file is cut short, lacks a key, or has a record whose
+        quantity is unknown or whose value is not finite.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("chapter", "data_source", "parameters", "records"):
+        for key in _KEYS:
             content[key]
+        for one in content["records"]:
+            for key in _OWN:
+                one[key]
+            quantities()[one["quantity"]]
+            if not math.isfinite(one["value"]):
+                raise ValueError(f"{one['quantity']} is not finite")
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: not a chapter's results ({type(error).__name__}: "
@@ -237,11 +250,10 @@ def results_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 def own_numbers(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return results without the paper's values, to be kept as reference."""
-    kept = ("quantity", "value", "spread", "unit", "replicas")
     return {
         **{key: value for key, value in results.items() if key != "records"},
         "records": [
-            {key: one[key] for key in kept} for one in results["records"]
+            {key: one[key] for key in _OWN} for one in results["records"]
         ],
     }
 

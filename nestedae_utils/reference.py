@@ -70,6 +70,8 @@ def picture(notebook: Path, name: str) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m nestedae_utils.reference FOLDER")
     try:
         folder = Path(sys.argv[1])
         for path in refresh(folder):
@@ -78,5 +80,5 @@ if __name__ == "__main__":
         PICTURE.parent.mkdir(exist_ok=True)
         PICTURE.write_text(svg, encoding="utf-8")
         print(PICTURE)
-    except (DataError, IndexError) as error:
+    except (DataError, OSError) as error:
         sys.exit(f"reference: {error}")
