@@ -181,15 +181,14 @@ class Chapter:
         figures.stamp(figure, self.source)
         plt.show()
 
-    def table(self, frame: pd.DataFrame, index: bool = False) -> HTML:
+    def table(self, frame: pd.DataFrame) -> HTML:
         """Return a table for the page, marked where its data are the twin's.
 
         Wide tables scroll within the page.
         """
         twin = self.source == "twin"
         mark = "<p><strong>TWIN</strong></p>" if twin else ""
-        html = frame.to_html(index=index, border=0, classes="dataframe")
-        return HTML(f'{mark}<div class="scrolling" tabindex="0">{html}</div>')
+        return HTML(mark + figures.scrolling(frame))
 
     def record(
         self,

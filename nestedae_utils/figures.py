@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from IPython import get_ipython
 from matplotlib.axes import Axes
@@ -55,6 +56,13 @@ def stamp(figure: Figure, source: str) -> Figure:
             zorder=10,
         )
     return figure
+
+
+def scrolling(frame: pd.DataFrame, escape: bool = True) -> str:
+    """Return a table as HTML that scrolls within its page if it is wide."""
+    html = frame.to_html(index=False, border=0, escape=escape)
+    kind = "scrolling records" if "meaning" in frame else "scrolling"
+    return f'<div class="{kind}" tabindex="0">{html}</div>'
 
 
 def parity(

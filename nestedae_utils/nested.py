@@ -367,8 +367,17 @@ class NestedAutoencoder:
 
         The file holds tensors and one JSON text, no pickled code.  It is
         written beside and then renamed.
+
+        Raises
+        ------
+        DataError
+            If the folder does not exist.
         """
         path = Path(path)
+        if not path.parent.is_dir():
+            raise DataError(
+                f"{path}: there is no folder {path.parent}; make it first."
+            )
         tensors: dict[str, torch.Tensor] = {}
         for name, fitted in self.fitted.items():
             tensors[f"{name}|parameters"] = torch.tensor(fitted.parameters)

@@ -35,7 +35,7 @@ _KEYS = (
     "chapter data_source parameters as_in_paper seconds date records".split()
 )
 _OWN = ("quantity", "value", "spread", "unit", "replicas")
-_SHOWN = "quantity meaning here paper tolerance unit n where verdict".split()
+_SHOWN = "quantity meaning here paper verdict tolerance unit n where".split()
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 KNOWN = records.quantities()
 # one with a paper's value, one with an exact one, one without
 GAP, ROWS, OURS = "gap_mae_train_as_made", "band_gap_rows", "device_inputs"
-COLUMNS = "quantity meaning here paper tolerance unit n where verdict".split()
+COLUMNS = "quantity meaning here paper verdict tolerance unit n where".split()
 
 
 def results(*found, source="paper", chapter="05_bandgap_scale"):
