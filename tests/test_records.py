@@ -314,11 +314,11 @@ def test_table_is_written_to_be_read():
     )
     assert list(found.columns) == COLUMNS
     assert found.drop(columns="meaning").to_numpy().tolist() == [
-        [GAP, "0.1543 ± 0.0068", "0.156 ± 0.007", "0.007", "eV", 5,
-         "Table 1", REPRODUCED],
-        [ROWS, "494", "499", "0", "rows", 1, "Sec. 3.2", NOT_REPRODUCED],
-        [OURS, "343", "", "", KNOWN[OURS].unit, 1, "", NO_PAPER_VALUE],
-        [GAP, "0.1543", "", "", "eV", 1, "", TWIN],
+        [GAP, "0.1543 ± 0.0068", "0.156 ± 0.007", REPRODUCED, "0.007",
+         "eV", 5, "Table 1"],
+        [ROWS, "494", "499", NOT_REPRODUCED, "0", "rows", 1, "Sec. 3.2"],
+        [OURS, "343", "", NO_PAPER_VALUE, "", KNOWN[OURS].unit, 1, ""],
+        [GAP, "0.1543", "", TWIN, "", "eV", 1, ""],
     ]  # fmt: skip
     assert found["meaning"].tolist() == [
         KNOWN[name].meaning for name in (GAP, ROWS, OURS, GAP)
