@@ -23,7 +23,7 @@ from pathlib import Path
 import pooch
 import requests
 
-from .checks import DataError, DataUnavailable, nearest
+from nestedae_utils.checks import DataError, DataUnavailable, nearest
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 CACHE_VARIABLE = "NESTEDAE_CACHE"

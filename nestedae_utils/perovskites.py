@@ -31,8 +31,8 @@ import pandas as pd
 import pandera.pandas as pa
 from numpy.typing import NDArray
 
-from .checks import DataError, nearest, real
-from .datasets import DATA
+from nestedae_utils.checks import DataError, nearest, real
+from nestedae_utils.datasets import DATA
 
 A_IONS = ("K", "Rb", "Cs", "MA", "FA")
 B_IONS = ("Ca", "Sr", "Ba", "Ge", "Sn", "Pb")

@@ -16,8 +16,14 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import eval_laguerre
 
-from .checks import DataError, ParameterError, choice, real, whole
-from .datasets import fetch
+from nestedae_utils.checks import (
+    DataError,
+    ParameterError,
+    choice,
+    real,
+    whole,
+)
+from nestedae_utils.datasets import fetch
 
 VARIABLES = ("z1", "z2", "z3", "z4", "z5")
 RANGES = {

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from . import twin
-from .checks import DataUnavailable, choice
-from .datasets import checksums, fetch
-from .perovskites import read_band_gaps, read_devices
+from nestedae_utils import twin
+from nestedae_utils.checks import DataUnavailable, choice
+from nestedae_utils.datasets import checksums, fetch
+from nestedae_utils.perovskites import read_band_gaps, read_devices
 
 SOURCES = ("auto", "paper", "twin")
 BAND_GAPS_KEY = "psc_bandgaps_pbe/PSC_bandgaps_dataset.csv"

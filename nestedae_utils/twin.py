@@ -33,8 +33,8 @@ import pandas as pd
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from .checks import whole
-from .perovskites import (
+from nestedae_utils.checks import whole
+from nestedae_utils.perovskites import (
     A_IONS,
     BAND_GAPS,
     DEVICES,

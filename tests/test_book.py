@@ -132,6 +132,40 @@ def test_no_page_has_a_progress_bar(book):
         assert "it/s" not in page, name
 
 
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip("no Chromium or Chrome on this machine")
+    return found
+
+
+@pytest.mark.book
+@pytest.mark.parametrize("name", pages())
+def test_a_browser_shows_every_page_offline(book, browser, tmp_path, name):
+    page = book / "_build" / "html" / f"{name}.html"
+    done = subprocess.run(
+        [
+            *(browser, "--headless", "--no-sandbox", "--disable-gpu"),
+            *("--no-first-run", "--disable-background-networking"),
+            *("--disable-component-update", "--disable-sync"),
+            # Nothing but the book's own files can be reached.
+            *("--proxy-server=127.0.0.1:9", "--virtual-time-budget=10000"),
+            *(f"--user-data-dir={tmp_path}", "--dump-dom", page.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    written = page.read_text(encoding="utf-8").count('class="math ')
+    drawn = done.stdout.count("<mjx-container")
+    assert drawn >= written, "every formula is drawn"
+    assert "<mjx-merror" not in done.stdout
+    assert "<h1>" in done.stdout
+
+
 @pytest.mark.book
 def test_scoreboard_shows_this_builds_values(book, results):
     page = html.unescape(
