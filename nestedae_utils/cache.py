@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import joblib
 import numpy as np
 import pooch
+import torch
 from tqdm.auto import tqdm
 
 from nestedae_utils.checks import watched
@@ -107,12 +108,8 @@ def together(*calls: functools.partial) -> list[Any]:
             *_named(call.func.__wrapped__, call.args, call.keywords)
         )
     ]
-    on_cpu = all(
-        call.keywords.get("device", "cpu") in ("cpu", "auto")
-        for call in missing
-    )
     workers = min(len(missing), joblib.cpu_count())
-    if workers > 1 and on_cpu and not _has_card():
+    if workers > 1 and all(map(_on_cpu, missing)):
         done = joblib.Parallel(workers, return_as="generator_unordered")(
             joblib.delayed(_fill)(call) for call in missing
         )
@@ -126,10 +123,10 @@ def _fill(call: functools.partial) -> None:
     call()
 
 
-def _has_card() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+def _on_cpu(call: functools.partial) -> bool:
+    device = call.keywords.get("device", "cpu")
+    card = torch.cuda.is_available()
+    return device == "cpu" or (device == "auto" and not card)
 
 
 def _named(

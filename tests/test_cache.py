@@ -373,7 +373,7 @@ def workers():
 
 def test_together_fills_side_by_side(log, monkeypatch, workers):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
-    monkeypatch.setattr(cache, "_has_card", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     row = np.arange(4.0)
     calls = [
         functools.partial(scaled, log, row),
@@ -411,8 +411,8 @@ def test_together_in_this_process(why, log, monkeypatch):
 
     monkeypatch.setattr(joblib, "Parallel", refuse)
     monkeypatch.setattr(joblib, "cpu_count", lambda: 1 if why == "core" else 2)
-    monkeypatch.setattr(cache, "_has_card", lambda: why == "card")
-    device = "cuda" if why == "device" else "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: why == "card")
+    device = {"device": "cuda", "card": "auto"}.get(why, "cpu")
     calls = [
         functools.partial(scaled, log, 3, factor=factor, device=device)
         for factor in (range(1) if why == "one" else range(3))

@@ -314,3 +314,13 @@ def test_style():
 
 def test_spelling():
     tool("codespell_lib")
+
+
+def test_the_readmes_example_runs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        names = {}
+        exec(block, names)
+        assert list(names["chain"].scales) == ["fine", "coarse"]
