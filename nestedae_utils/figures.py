@@ -59,9 +59,14 @@ def stamp(figure: Figure, source: str) -> Figure:
 
 
 def scrolling(frame: pd.DataFrame, escape: bool = True) -> str:
-    """Return a table as HTML that scrolls within its page if it is wide."""
+    """Return a table as HTML that scrolls within its page if it is wide.
+
+    A column named "meaning" is prose and may break its lines.
+    """
     html = frame.to_html(index=False, border=0, escape=escape)
-    kind = "scrolling records" if "meaning" in frame else "scrolling"
+    kind = "scrolling"
+    if "meaning" in frame:
+        kind += f" meaning-{frame.columns.get_loc('meaning') + 1}"
     return f'<div class="{kind}" tabindex="0">{html}</div>'
 
 

@@ -35,7 +35,7 @@ _KEYS = (
     "chapter data_source parameters as_in_paper seconds date records".split()
 )
 _OWN = ("quantity", "value", "spread", "unit", "replicas")
-_SHOWN = "quantity meaning here paper verdict tolerance unit n where".split()
+_SHOWN = "meaning here paper verdict tolerance unit n where quantity".split()
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 KNOWN = records.quantities()
 # one with a paper's value, one with an exact one, one without
 GAP, ROWS, OURS = "gap_mae_train_as_made", "band_gap_rows", "device_inputs"
-COLUMNS = "quantity meaning here paper verdict tolerance unit n where".split()
+COLUMNS = "meaning here paper verdict tolerance unit n where quantity".split()
 
 
 def results(*found, source="paper", chapter="05_bandgap_scale"):
@@ -314,11 +314,11 @@ def test_table_is_written_to_be_read():
     )
     assert list(found.columns) == COLUMNS
     assert found.drop(columns="meaning").to_numpy().tolist() == [
-        [GAP, "0.1543 ± 0.0068", "0.156 ± 0.007", REPRODUCED, "0.007",
-         "eV", 5, "Table 1"],
-        [ROWS, "494", "499", NOT_REPRODUCED, "0", "rows", 1, "Sec. 3.2"],
-        [OURS, "343", "", NO_PAPER_VALUE, "", KNOWN[OURS].unit, 1, ""],
-        [GAP, "0.1543", "", TWIN, "", "eV", 1, ""],
+        ["0.1543 ± 0.0068", "0.156 ± 0.007", REPRODUCED, "0.007", "eV", 5,
+         "Table 1", GAP],
+        ["494", "499", NOT_REPRODUCED, "0", "rows", 1, "Sec. 3.2", ROWS],
+        ["343", "", NO_PAPER_VALUE, "", KNOWN[OURS].unit, 1, "", OURS],
+        ["0.1543", "", TWIN, "", "eV", 1, "", GAP],
     ]  # fmt: skip
     assert found["meaning"].tolist() == [
         KNOWN[name].meaning for name in (GAP, ROWS, OURS, GAP)
