@@ -398,7 +398,7 @@ def _epoch(
         )
         for name, output in made.items():
             outputs[name].append(output)
-        if scale.l1:
+        if scale.l1:  # the subgradient of the L1 term
             gradient.flat.addcmul_(network.flat.sign(), l1)
         adam.step()
     return {"train_as_made": _as_made(scale, rows, batches, outputs)}

@@ -11,25 +11,27 @@ happens once an epoch (shuffling, dropout masks, the histories) is in it.
 from __future__ import annotations
 
 import argparse
-import json
+import os
+import shutil
 import statistics
-import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import papermill
 import torch
 from torch import nn
 
-from nestedae_utils import protocol
+from nestedae_utils import cache, protocol
 from nestedae_utils.checks import ParameterError, wholes
 from nestedae_utils.scales import resolve_device
 from nestedae_utils.training import train
 
 ROWS, PROPERTIES, BATCH, FOLDS = 494, 15, 10, 5
 RATE, L1 = 0.001, 0.01
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
 
 def data() -> tuple[np.ndarray, np.ndarray]:
@@ -151,27 +153,30 @@ def report_steps(
         )
 
 
-def report_protocol(folder: Path) -> int:
-    """Print what the last run of the book took, chapter by chapter."""
-    paths = sorted(folder.glob("*.json"))
-    if not paths:
-        print(f"{folder}: no results; run `make book` first.", file=sys.stderr)
-        return 1
+def report_protocol() -> None:
+    """Run all chapters with their defaults from an empty cache; tell times.
+
+    The public files are taken as always, only the trainings' cache is new.
+    """
     total = 0.0
-    print(f"{'chapter':<34}{'seconds':>9}")
-    for path in paths:
-        try:
-            taken = float(json.loads(path.read_text())["seconds"])
-        except (ValueError, KeyError, TypeError):
-            print(f'{path}: has no number "seconds".', file=sys.stderr)
-            return 1
-        total += taken
-        print(f"{path.stem:<34}{taken:>9.1f}")
+    with tempfile.TemporaryDirectory() as folder:
+        files = cache.folder() / "data"
+        if files.is_dir():
+            shutil.copytree(files, Path(folder) / "data")
+        os.environ["NESTEDAE_CACHE"] = folder
+        os.environ["NESTEDAE_RESULTS"] = folder
+        print(f"{'chapter, kernel start included':<34}{'seconds':>9}")
+        for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+            start = time.perf_counter()
+            out = Path(folder) / path.name
+            papermill.execute_notebook(path, out, progress_bar=False)
+            taken = time.perf_counter() - start
+            total += taken
+            print(f"{path.stem:<34}{taken:>9.1f}")
     print(f"{'the whole protocol':<34}{total:>9.1f}")
-    return 0
 
 
-def main() -> int:
+def main() -> None:
     """Read the command line and report."""
     parser = argparse.ArgumentParser(
         description="Milliseconds per optimisation step of AE1."
@@ -201,13 +206,7 @@ def main() -> int:
     parser.add_argument(
         "--protocol",
         action="store_true",
-        help="also tell how long the chapters took that wrote results/",
-    )
-    parser.add_argument(
-        "--results",
-        default=RESULTS,
-        type=Path,
-        help="folder of the chapters' results (default: the book's)",
+        help="also run all chapters from an empty cache and time them",
     )
     given = parser.parse_args()
     if given.epochs < 1 or given.repeats < 1:
@@ -218,8 +217,9 @@ def main() -> int:
     except ParameterError as error:
         parser.error(str(error))
     report_steps(replicas, given.epochs, given.repeats, given.device)
-    return report_protocol(given.results) if given.protocol else 0
+    if given.protocol:
+        report_protocol()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
