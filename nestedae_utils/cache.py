@@ -1,12 +1,14 @@
 """Expensive results on disk, under a key that covers all they depend on.
 
 The key of a result is made of the function's arguments (arrays by content),
-of the source of this package, and of the versions of the libraries that
-compute it.  Change any of them, and the result is computed anew.
+of the source of the function's module and of all modules of this package that
+it imports, and of the versions of the libraries that compute it.  Change any
+of them, and the result is computed anew.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib.metadata
@@ -35,14 +37,42 @@ def folder() -> Path:
 
 
 @functools.cache
-def source_digest() -> str:
-    """Return a digest of the package's source and the libraries' versions."""
+def source_digest(module: str) -> str:
+    """Return a digest of what a module's results depend on.
+
+    Parameters
+    ----------
+    module
+        Full name of the module.  Its own source counts, that of the modules
+        of this package it imports, at first or second hand, and the
+        libraries' versions.  The whole package counts for a module outside.
+    """
     digest = hashlib.sha256(platform.python_version().encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in _sources(module):
         digest.update(path.name.encode() + path.read_bytes())
     for library in LIBRARIES:
         digest.update(importlib.metadata.version(library).encode())
     return digest.hexdigest()[:16]
+
+
+def _sources(module: str) -> list[Path]:
+    every = {path.stem: path for path in Path(__file__).parent.glob("*.py")}
+    package, _, name = module.rpartition(".")
+    if package != __package__ or name not in every:
+        return [every[name] for name in sorted(every)]
+    ahead, used = [name], {"__init__"}
+    while ahead:
+        name = ahead.pop()
+        if name in used or name not in every:
+            continue
+        used.add(name)
+        for node in ast.walk(ast.parse(every[name].read_bytes())):
+            if isinstance(node, ast.Import):
+                ahead += [alias.name.split(".")[-1] for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                ahead += [alias.name for alias in node.names]
+                ahead.append((node.module or "").split(".")[-1])
+    return [every[name] for name in sorted(used & set(every))]
 
 
 def fingerprint(value: Any) -> str:
@@ -85,7 +115,7 @@ def cached(function: Callable[..., Result]) -> Callable[..., Result]:
 
     @functools.wraps(function)
     def call(*args: Any, **settings: Any) -> Result:
-        return _store()(*_named(function, args, settings))
+        return _store(function)(*_named(function, args, settings))
 
     return call
 
@@ -104,7 +134,7 @@ def together(*calls: functools.partial) -> list[Any]:
     missing = [
         call
         for call in calls
-        if not _store().check_call_in_cache(
+        if not _store(call.func).check_call_in_cache(
             *_named(call.func.__wrapped__, call.args, call.keywords)
         )
     ]
@@ -144,8 +174,9 @@ def _named(
     )
 
 
-def _store() -> Any:
-    place = folder() / "results" / source_digest()
+def _store(function: Callable[..., Any]) -> Any:
+    digest = source_digest(function.__module__)
+    place = folder() / "results" / digest
     return joblib.Memory(place, verbose=0).cache(_run, ignore=["what"])
 
 

@@ -362,6 +362,61 @@ class NestedAutoencoder:
         scalers = self._refitted(fitted.scale.name, seen_by)
         return self._heads(fitted, table, fitted.scale.reconstructed, scalers)
 
+    def decode(
+        self, latents: np.ndarray, scale: str = "", *, seen_by: str = ""
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Return what latents stand for, down the whole chain.
+
+        A scale whose latents are reconstructed is decoded from them in turn,
+        not from its own encoder.
+
+        Parameters
+        ----------
+        latents
+            Shape (R, n, latent), as :meth:`encode` gives them.
+        scale, seen_by
+            See :meth:`encode`.
+
+        Returns
+        -------
+        dict
+            For this scale and each one below that is reached, by name: the
+            output of every head, (R, n, width), in its own units.
+            Categories come as probabilities.
+
+        Raises
+        ------
+        ParameterError, DataError
+            If a scale is not fitted or the latents do not fit it.
+        """
+        fitted = self._fitted(scale or list(self.scales)[-1])
+        name = fitted.scale.name
+        latents = np.asarray(latents, dtype=np.float64)
+        if latents.ndim != 3 or latents.shape[-1] != fitted.scale.latent:
+            raise DataError(
+                f"latents of scale {name!r}: shape {latents.shape} given, "
+                f"(replicas, rows, {fitted.scale.latent}) is allowed."
+            )
+        if len({len(latents), fitted.replicas} - {1}) > 1:
+            raise DataError(
+                f"latents of scale {name!r}: {len(latents)} replicas given, "
+                f"1 or {fitted.replicas} are allowed."
+            )
+        network, z = _ready(fitted, latents)
+        used = {**fitted.scalers, **self._refitted(name, seen_by)}
+        decoded = {
+            name: _outputs(fitted, network, z, fitted.scale.heads, used)
+        }
+        for block in fitted.scale.inputs:
+            if block.latents_of and block.name in decoded[name]:
+                refitted = block.lower_scaler == "refitted"
+                decoded |= self.decode(
+                    decoded[name][block.name],
+                    block.latents_of,
+                    seen_by=name if refitted else "",
+                )
+        return decoded
+
     def save(self, path: str | Path) -> Path:
         """Write declarations, parameters and scalers (no history) to a file.
 
@@ -591,24 +646,36 @@ class NestedAutoencoder:
     ) -> dict[str, np.ndarray]:
         used = {**fitted.scalers, **scalers}
         network, inputs = _ready(fitted, self._inputs(fitted, table, scalers))
-        widths = {block.name: block.width for block in fitted.scale.inputs}
-        outputs = {}
         with torch.no_grad():
             z = network.encode(inputs)
-            for head in heads:
-                output = network.head(head, z)
-                if head.loss == "cross_entropy":
-                    output = torch.softmax(output, -1)
-                values = output.double().numpy()
-                start = 0
-                for name in fitted.scale.blocks_of(head) or (head.name,):
-                    stop = start + widths.get(name, head.width)
-                    part = values[..., start:stop]
-                    if name in used:
-                        part = used[name].unscale(part)
-                    outputs[name] = part
-                    start = stop
-        return outputs
+        return _outputs(fitted, network, z, heads, used)
+
+
+def _outputs(
+    fitted: FittedScale,
+    network: Network,
+    z: torch.Tensor,
+    heads: Sequence[Head],
+    used: Mapping[str, Scaler],
+) -> dict[str, np.ndarray]:
+    """Return the heads' outputs for latents, by block, in their units."""
+    widths = {block.name: block.width for block in fitted.scale.inputs}
+    outputs = {}
+    for head in heads:
+        with torch.no_grad():
+            output = network.head(head, z)
+        if head.loss == "cross_entropy":
+            output = torch.softmax(output, -1)
+        values = output.double().numpy()
+        start = 0
+        for name in fitted.scale.blocks_of(head) or (head.name,):
+            stop = start + widths.get(name, head.width)
+            part = values[..., start:stop]
+            if name in used:
+                part = used[name].unscale(part)
+            outputs[name] = part
+            start = stop
+    return outputs
 
 
 def _other_replicas(name: str, given: int, found: int) -> ParameterError:

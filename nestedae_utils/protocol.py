@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.model_selection import KFold, train_test_split
+from sklearn.model_selection import GroupKFold, KFold, train_test_split
 
 from nestedae_utils import checks
 from nestedae_utils.cache import cached
@@ -19,6 +19,7 @@ from nestedae_utils.scales import Block, Head, Scale
 from nestedae_utils.training import Split
 
 SETTINGS = ("inputs", "text")
+FOLDS_BY = ("row", "input", "composition")
 
 
 def row_folds(rows: int, folds: int, seeds: int) -> tuple[list[Split], list]:
@@ -40,6 +41,66 @@ def row_folds(rows: int, folds: int, seeds: int) -> tuple[list[Split], list]:
             "is allowed."
         )
     drawn = KFold(folds, shuffle=True, random_state=0).split(np.zeros(rows))
+    splits = [split for split in drawn for _ in range(seeds)]
+    return splits, list(range(seeds)) * folds
+
+
+def same(*blocks: np.ndarray) -> np.ndarray:
+    """Return numbers of the rows that are equal where the rows are.
+
+    Parameters
+    ----------
+    blocks
+        Each of shape (n, width); rows are equal where all blocks are, up to
+        a rounding at the eighth decimal.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (n,), whole numbers from 0.
+    """
+    rows = np.concatenate(blocks, axis=1).round(8)
+    return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def folds_by(
+    by: str, table: Table, folds: int, seeds: int
+) -> tuple[list[Split], list[int]]:
+    """Return splits and seeds of ``folds * seeds`` replicas.
+
+    Parameters
+    ----------
+    by
+        ``"row"``: as :func:`row_folds`.  ``"input"``: devices with the same
+        composition, ETL and HTL share a fold; ``"composition"``: those with
+        the same composition do (scikit-learn's ``GroupKFold``, shuffled
+        with the random state 0).
+    table
+        Arrays ``fractions``, and ``etl`` and ``htl`` for ``"input"``.
+    folds, seeds
+        As in :func:`row_folds`.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is not allowed, or there are more folds than groups.
+    """
+    checks.choice("by", by, FOLDS_BY)
+    fractions = table["fractions"]
+    if by == "row":
+        return row_folds(len(fractions), folds, seeds)
+    layers = [table["etl"], table["htl"]] if by == "input" else []
+    groups = same(fractions, *layers)
+    checks.whole("folds", folds, 2)
+    checks.whole("seeds", seeds, 1)
+    if folds > groups.max() + 1:
+        raise ParameterError(
+            f"folds: {folds} given for {groups.max() + 1} groups by {by}, at "
+            "most one fold a group is allowed."
+        )
+    drawn = GroupKFold(folds, shuffle=True, random_state=0).split(
+        fractions, groups=groups
+    )
     splits = [split for split in drawn for _ in range(seeds)]
     return splits, list(range(seeds)) * folds
 
@@ -121,7 +182,10 @@ def synthetic_scale(
 
 
 def synthetic_single(
-    settings: str, l1_factor: float = 1.0, latent: int = 5
+    settings: str,
+    l1_factor: float = 1.0,
+    latent: int = 5,
+    hidden: Sequence[int] = (13, 8, 6),
 ) -> list[Scale]:
     """Declare the single autoencoder over all 13 functions.
 
@@ -131,9 +195,7 @@ def synthetic_single(
     """
     blocks = [Block("scale_1", 4), Block("scale_2", 9)]
     return [
-        synthetic_scale(
-            "single", blocks, (13, 8, 6), latent, settings, l1_factor
-        )
+        synthetic_scale("single", blocks, hidden, latent, settings, l1_factor)
     ]
 
 
@@ -161,6 +223,7 @@ def fit_synthetic(
     learning_rate: float,
     device: str = "cpu",
     share: float = 0.2,
+    every: int = 1,
 ) -> NestedAutoencoder:
     """Fit a chain on several tables and seeds, all on the replica axis.
 
@@ -191,6 +254,7 @@ def fit_synthetic(
             batch_size=batch_size,
             learning_rate=learning_rate,
             device=device,
+            every=every,
         )
     return chain
 
@@ -269,63 +333,7 @@ def device_scale(
 
 
 @cached
-def fit_band_gap(
-    scale: Scale,
-    table: Table,
-    *,
-    folds: int,
-    seeds: int,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    device: str = "cpu",
-) -> NestedAutoencoder:
-    """Fit AE1 on all folds and seeds; seeds lie within folds."""
-    splits, numbers = row_folds(len(table["gap"]), folds, seeds)
-    return NestedAutoencoder([scale]).fit_scale(
-        scale.name,
-        {"ions": table["ions"], "gap": table["gap"]},
-        splits,
-        numbers,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        device=device,
-    )
-
-
-@cached
-def fit_latent_sizes(
-    table: Table,
-    *,
-    sizes: Sequence[int],
-    l1: float,
-    folds: int,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    device: str = "cpu",
-) -> NestedAutoencoder:
-    """Fit AE1 with several numbers of latents, all at once, seed 0.
-
-    The folds lie within each size: the first replicas have ``sizes[0]``.
-    """
-    splits, numbers = row_folds(len(table["gap"]), folds, 1)
-    return NestedAutoencoder([band_gap_scale(max(sizes), l1)]).fit_scale(
-        "band_gap",
-        {"ions": table["ions"], "gap": table["gap"]},
-        splits * len(sizes),
-        numbers * len(sizes),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        device=device,
-        latents=[size for size in sizes for _ in range(folds)],
-    )
-
-
-@cached
-def fit_device(
+def fit_perovskites(
     scale: Scale,
     table: Table,
     lower: NestedAutoencoder | None = None,
@@ -336,24 +344,52 @@ def fit_device(
     batch_size: int,
     learning_rate: float,
     device: str = "cpu",
+    by: str = "row",
+    latents: Sequence[int] = (),
+    standardise_on: str = "all",
+    every: int = 1,
 ) -> NestedAutoencoder:
-    """Fit AE2, or a single AE, on all folds and seeds.
+    """Fit AE1, AE2 or a single AE on all folds and seeds.
 
-    ``lower`` holds the fitted AE1; as in the paper, the model of its first
-    fold serves every fold of AE2.
+    Seeds lie within folds, and folds within ``latents``.
+
+    Parameters
+    ----------
+    scale
+        From :func:`band_gap_scale` or :func:`device_scale`.
+    table
+        From :func:`nestedae_utils.perovskites.band_gap_arrays` or
+        :func:`nestedae_utils.perovskites.device_arrays`.
+    lower
+        The fitted AE1, where ``scale`` takes its latents; as in the paper,
+        the model of its first fold serves every fold of AE2.
+    folds, seeds, by
+        See :func:`folds_by`.
+    latents
+        Numbers of latents, at most that of ``scale``, all trained at once.
+    epochs, batch_size, learning_rate, device, every
+        See :func:`nestedae_utils.training.train`.
+    standardise_on
+        See :meth:`nestedae_utils.nested.NestedAutoencoder.fit_scale`.
     """
-    splits, numbers = row_folds(len(table["pce"]), folds, seeds)
-    below = [] if lower is None else list(lower.scales.values())
-    chain = NestedAutoencoder([*below, scale])
-    for name in [below_scale.name for below_scale in below]:
-        chain.attach(lower.fitted[name].select([0]))
+    splits, numbers = folds_by(by, table, folds, seeds)
+    below = {} if lower is None else lower.fitted
+    chain = NestedAutoencoder(
+        [*(fitted.scale for fitted in below.values()), scale]
+    )
+    for fitted in below.values():
+        chain.attach(fitted.select([0]))
+    sizes = [size for size in latents for _ in splits]
     return chain.fit_scale(
         scale.name,
-        {name: table[name] for name in ("ions", "etl", "htl", "pce")},
-        splits,
-        numbers,
+        table,
+        splits * max(1, len(latents)),
+        numbers * max(1, len(latents)),
+        standardise_on=standardise_on,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
         device=device,
+        latents=sizes or None,
+        every=every,
     )

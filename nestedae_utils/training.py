@@ -85,6 +85,7 @@ def train(
     min_delta: float = 0.0,
     keep: str = "last",
     latents: Sequence[int] | None = None,
+    every: int = 1,
 ) -> Training:
     """Train R replicas of a scale together with Adam (arXiv:1412.6980).
 
@@ -112,6 +113,8 @@ def train(
         Parameters of the ``"last"`` or the ``"best"`` epoch.
     latents
         For every replica its number of latents, at most ``scale.latent``.
+    every
+        The histories hold every such epoch and the last one, NaN between.
 
     Raises
     ------
@@ -124,6 +127,12 @@ def train(
     checks.whole("patience", patience, 0)
     checks.real("min_delta", min_delta, 0)
     checks.choice("keep", keep, KEEP)
+    checks.whole("every", every, 1)
+    if every > 1 and (patience or keep == "best"):
+        raise ParameterError(
+            f"every: {every} given, only 1 is allowed with a patience or "
+            "with keep 'best', which look at every epoch."
+        )
     check_replicas(splits, seeds, latents)
     place = resolve_device(device)
     replicas = len(splits)
@@ -159,10 +168,16 @@ def train(
     )
     with _one_thread():
         for epoch in counted:
-            seen = _epoch(
+            outputs = _epoch(
                 network, gradient, leaves, adam, rows, streams, running
             )
-            measured = {**seen, **rows.measure(network)}
+            last_epoch[running] = epoch
+            if (epoch + 1) % every and epoch + 1 < epochs:
+                continue
+            measured = {
+                "train_as_made": _as_made(scale, rows, *outputs),
+                **rows.measure(network),
+            }
             _record(history, measured, epoch, epochs, running)
             loss = history["validation_per_sample"]["loss"][:, epoch]
             if not np.isfinite(loss[running]).all():
@@ -171,7 +186,6 @@ def train(
                     f"scale {scale.name!r} is not finite in epoch {epoch}; "
                     "lower it."
                 )
-            last_epoch[running] = epoch
             better = running & (loss < best_loss)
             best_loss[better] = loss[better]
             best_epoch[better] = epoch
@@ -370,8 +384,8 @@ def _epoch(
     rows: _Rows,
     streams: Sequence[_Stream],
     running: np.ndarray,
-) -> History:
-    """Take one epoch's steps; return ``train_as_made``."""
+) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    """Take one epoch's steps; return its batches and every head's outputs."""
     scale = network.scale
     l1 = scale.l1 * network.penalised()
     batches = rows.epoch(streams)
@@ -401,7 +415,7 @@ def _epoch(
         if scale.l1:  # the subgradient of the L1 term
             gradient.flat.addcmul_(network.flat.sign(), l1)
         adam.step()
-    return {"train_as_made": _as_made(scale, rows, batches, outputs)}
+    return batches, outputs
 
 
 def _by_step(parts: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

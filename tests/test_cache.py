@@ -291,20 +291,20 @@ def test_another_function_has_results_of_its_own(log):
 
 def test_another_source_runs_anew(log, monkeypatch):
     assert scaled(log, 1) == 2
-    real = cache.source_digest()
-    monkeypatch.setattr(cache, "source_digest", lambda: "another")
+    real = cache.source_digest
+    monkeypatch.setattr(cache, "source_digest", lambda _: "another")
     assert scaled(log, 1) == 2
     assert runs(log) == 2
     assert scaled(log, 1) == 2
     assert runs(log) == 2
-    monkeypatch.setattr(cache, "source_digest", lambda: real)
+    monkeypatch.setattr(cache, "source_digest", real)
     scaled(log, 1)
     assert runs(log) == 2
 
 
 def test_digest_of_the_source(monkeypatch, tmp_path):
     """A changed, a new and a renamed module, and another library."""
-    real = cache.source_digest.__wrapped__
+    real = functools.partial(cache.source_digest.__wrapped__, "elsewhere")
     (tmp_path / "a.py").write_text("x = 1\n")
     monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
     digests = [real()]
@@ -322,6 +322,34 @@ def test_digest_of_the_source(monkeypatch, tmp_path):
     monkeypatch.setattr(cache.platform, "python_version", lambda: "3.0")
     digests.append(real())
     assert len(set(digests)) == len(digests)
+
+
+def test_a_result_depends_on_what_its_module_imports(monkeypatch, tmp_path):
+    package = cache.__package__
+    for name, text in {
+        "__init__": "",
+        "low": "",
+        "middle": f"from {package}.low import x",
+        "aside": "",
+        "top": f"from {package} import middle",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
+    real = functools.partial(cache.source_digest.__wrapped__, f"{package}.top")
+    before = real()
+    (tmp_path / "aside.py").write_text("x = 1")
+    assert real() == before
+    for name in ("low", "middle", "top"):
+        path = tmp_path / f"{name}.py"
+        path.write_text(path.read_text() + "\nx = 1\n")
+        assert real() != before
+        before = real()
+
+
+def test_trainings_depend_on_the_training():
+    names = {path.stem for path in cache._sources("nestedae_utils.protocol")}
+    assert {"protocol", "nested", "training", "scales", "checks"} <= names
+    assert not names & {"figures", "chapter", "records"}
 
 
 def test_a_failure_is_not_stored(log, store):

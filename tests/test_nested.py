@@ -682,6 +682,53 @@ def test_refitted_on_the_training_rows():
     assert chain.predict(high_table())["w"].shape == (2, ROWS, 1)
 
 
+# --- Decoding ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("standardise_on", ["all", "train"])
+@pytest.mark.parametrize("scaler", ["carried", "refitted"])
+def test_decode_goes_down_the_chain(scaler, standardise_on):
+    chain = fitted(scaler, standardise_on=standardise_on)
+    table = high_table(7)
+    z = chain.encode(table)
+    decoded = chain.decode(z)
+    assert set(decoded) == {"high", "low"}
+    assert set(decoded["high"]) == {"z", "c", "w"}
+    assert set(decoded["low"]) == {"x", "y"}
+    made = {**chain.predict(table), **chain.reconstruct(table)}
+    for name, values in decoded["high"].items():
+        np.testing.assert_allclose(values, made[name], atol=1e-5)
+    # the lower scale is decoded from the reconstructed latents, on the
+    # statistics that the higher scale saw it with
+    seen_by = "high" if scaler == "refitted" else ""
+    lower = chain.decode(decoded["high"]["z"], "low", seen_by=seen_by)
+    np.testing.assert_allclose(lower["low"]["x"], decoded["low"]["x"])
+    direct = chain.reconstruct(table, "low", seen_by=seen_by)["x"]
+    exact = chain.decode(
+        chain.encode(table, "low", seen_by=seen_by), "low", seen_by=seen_by
+    )["low"]["x"]
+    np.testing.assert_allclose(exact, direct, atol=1e-5)
+    assert np.abs(decoded["low"]["x"] - direct).max() > 0.01
+
+
+def test_decode_of_a_scale_that_does_not_reconstruct_latents():
+    declared = [low(), high(heads=(Head("w", 1),))]
+    chain = NestedAutoencoder(declared).fit(
+        {"low": low_table(), "high": high_table()},
+        {"low": SPLITS, "high": SPLITS}, [0, 1], **GIVEN,
+    )  # fmt: skip
+    assert set(chain.decode(np.zeros((1, 4, 3)))) == {"high"}
+
+
+def test_decode_errors(chain):
+    with pytest.raises(DataError, match=r"\(replicas, rows, 3\) is allowed"):
+        chain.decode(np.zeros((2, 5, 2)))
+    with pytest.raises(DataError, match="3 replicas given, 1 or 2"):
+        chain.decode(np.zeros((3, 5, 3)))
+    with pytest.raises(ParameterError, match="seen_by: 'high' given"):
+        chain.decode(np.zeros((2, 5, 2)), "low", seen_by="high")
+
+
 # --- Selected replicas ----------------------------------------------------
 
 

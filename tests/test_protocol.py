@@ -25,6 +25,7 @@ def gaps(rows=14):
     random = np.random.default_rng(4)
     return {
         "ions": random.normal(size=(rows, 15)),
+        "fractions": random.dirichlet(np.ones(14), rows),
         "gap": random.uniform(0.5, 3, (rows, 1)),
         "formula": np.array(["MAPbI3"] * rows),
     }
@@ -34,6 +35,7 @@ def devices(rows=16):
     random = np.random.default_rng(5)
     return {
         "ions": random.normal(size=(rows, 15)),
+        "fractions": random.dirichlet(np.ones(14), rows),
         "etl": np.eye(7)[random.integers(0, 7, rows)],
         "htl": np.eye(4)[random.integers(0, 4, rows)],
         "pce": random.uniform(2, 20, (rows, 1)),
@@ -250,6 +252,54 @@ def test_synthetic_settings():
         protocol.synthetic_single("text", latent=0)
 
 
+def test_same():
+    first = np.array([[0.1 + 0.2, 1], [0.3, 1], [0.3, 2], [0.3, 1]])
+    assert protocol.same(first).tolist() == [0, 0, 1, 0]
+    layer = np.array([[0], [0], [0], [1]])
+    assert len(set(protocol.same(first, layer))) == 3
+
+
+@given(
+    folds=st.integers(2, 4),
+    seeds=st.integers(1, 3),
+    by=st.sampled_from(protocol.FOLDS_BY),
+    draw=st.randoms(use_true_random=False),
+)
+@settings(max_examples=40, deadline=None)
+def test_folds_by(folds, seeds, by, draw):
+    kinds = [draw.randrange(6) for _ in range(24)] + list(range(6))
+    layers = [draw.randrange(2) for _ in kinds]
+    table = {
+        "fractions": np.eye(6)[kinds],
+        "etl": np.eye(2)[layers],
+        "htl": np.ones((len(kinds), 1)),
+    }
+    splits, numbers = protocol.folds_by(by, table, folds, seeds)
+    assert numbers == list(range(seeds)) * folds
+    held_out = np.concatenate([split[1] for split in splits[::seeds]])
+    assert sorted(held_out) == list(range(len(kinds)))
+    groups = {
+        "row": range(len(kinds)),
+        "input": [2 * k + e for k, e in zip(kinds, layers, strict=True)],
+        "composition": kinds,
+    }[by]
+    for seen, unseen in splits:
+        assert len(seen) + len(unseen) == len(kinds)
+        assert not {groups[row] for row in seen} & {
+            groups[row] for row in unseen
+        }
+
+
+def test_folds_by_errors():
+    table = {**devices(), "fractions": np.ones((16, 14))}
+    with pytest.raises(ParameterError, match=r"by: 'rows' given.*'row'\?"):
+        protocol.folds_by("rows", table, 2, 1)
+    with pytest.raises(ParameterError, match="folds: 2 given for 1 groups"):
+        protocol.folds_by("composition", table, 2, 1)
+    with pytest.raises(ParameterError, match="seeds: 0 given"):
+        protocol.folds_by("input", table, 2, 0)
+
+
 # --- Trainings ------------------------------------------------------------
 
 
@@ -257,9 +307,9 @@ def same_weights(one, other):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_fit_band_gap():
+def test_fit_perovskites():
     table = gaps()
-    chain = protocol.fit_band_gap(
+    chain = protocol.fit_perovskites(
         protocol.band_gap_scale(4), table, folds=3, seeds=2, **GIVEN
     )
     assert chain.fitted["band_gap"].replicas == 6
@@ -292,14 +342,15 @@ def test_fit_band_gap():
 def test_fit_latent_sizes():
     table = gaps()
     sizes = (5, 2, 3)
-    given_ = {"l1": 0.01, "folds": 2, **GIVEN}
-    chain = protocol.fit_latent_sizes(table, sizes=sizes, **given_)
+    scale = protocol.band_gap_scale(5)
+    given_ = {"folds": 2, "seeds": 1, **GIVEN}
+    chain = protocol.fit_perovskites(scale, table, latents=sizes, **given_)
     z = chain.encode(table)
     assert z.shape == (6, 14, 5)
     used = (z != 0).any(axis=1).sum(1)
     assert used.tolist() == [5, 5, 2, 2, 3, 3]
     # the second size's replicas are those of a scale of that size
-    alone = protocol.fit_band_gap(
+    alone = protocol.fit_perovskites(
         protocol.band_gap_scale(2), table, folds=2, seeds=1, **GIVEN
     )
     np.testing.assert_allclose(
@@ -308,15 +359,15 @@ def test_fit_latent_sizes():
         atol=1e-4,
     )
     with pytest.raises(ParameterError, match="latent: 0 given"):
-        protocol.fit_latent_sizes(table, sizes=(0, 2), **given_)
+        protocol.fit_perovskites(scale, table, latents=(0, 2), **given_)
 
 
 def test_fit_device_on_the_first_model_below():
-    below = protocol.fit_band_gap(
+    below = protocol.fit_perovskites(
         protocol.band_gap_scale(), gaps(), folds=2, seeds=2, **GIVEN
     )
     table = devices()
-    chain = protocol.fit_device(
+    chain = protocol.fit_perovskites(
         protocol.device_scale(), table, below, folds=2, seeds=2, **GIVEN
     )
     np.testing.assert_array_equal(
@@ -347,14 +398,14 @@ def test_fit_device_on_the_first_model_below():
 
 def test_fit_device_on_the_statistics_below():
     """What the paper did not do: the devices on AE1's own scale."""
-    below = protocol.fit_band_gap(
+    below = protocol.fit_perovskites(
         protocol.band_gap_scale(3), gaps(), folds=2, seeds=1, **GIVEN
     )
     table = devices()
     latents = []
     for scaler in ("carried", "refitted"):
         scale = protocol.device_scale(2, lower_latent=3, lower_scaler=scaler)
-        chain = protocol.fit_device(
+        chain = protocol.fit_perovskites(
             scale, table, below, folds=2, seeds=1, **GIVEN
         )
         latents.append(chain.encode(table))
@@ -367,7 +418,7 @@ def test_fit_device_on_the_statistics_below():
 def test_fit_device_alone(composition):
     table = devices()
     scale = protocol.device_scale(3, composition=composition)
-    chain = protocol.fit_device(scale, table, folds=2, seeds=1, **GIVEN)
+    chain = protocol.fit_perovskites(scale, table, folds=2, seeds=1, **GIVEN)
     assert list(chain.scales) == ["device"]
     assert chain.encode(table).shape == (2, 16, 3)
     assert chain.predict(table)["pce"].shape == (2, 16, 1)
@@ -380,15 +431,34 @@ def test_fit_device_errors():
     table = devices()
     given_ = {"folds": 2, "seeds": 1, **GIVEN}
     with pytest.raises(ParameterError, match="latents_of: 'band_gap' given"):
-        protocol.fit_device(protocol.device_scale(), table, **given_)
+        protocol.fit_perovskites(protocol.device_scale(), table, **given_)
     scale = protocol.device_scale(3, composition="nothing")
     with pytest.raises(ParameterError, match="folds: 17 given for 16 rows"):
-        protocol.fit_device(scale, table, **{**given_, "folds": 17})
+        protocol.fit_perovskites(scale, table, **{**given_, "folds": 17})
     with pytest.raises(ParameterError, match="epochs: 0 given"):
-        protocol.fit_device(scale, table, **{**given_, "epochs": 0})
+        protocol.fit_perovskites(scale, table, **{**given_, "epochs": 0})
     table["pce"][3] = np.nan
     with pytest.raises(DataError, match="'pce': row 3 is not finite"):
-        protocol.fit_device(scale, table, **given_)
+        protocol.fit_perovskites(scale, table, **given_)
+
+
+def test_fit_by_composition_on_training_rows():
+    table = devices()
+    table["fractions"] = np.eye(14)[[row // 2 for row in range(16)]]
+    scale = protocol.device_scale(3, composition="ions")
+    chain = protocol.fit_perovskites(
+        scale, table, folds=4, seeds=1, by="composition",
+        standardise_on="train", every=2, **GIVEN,
+    )  # fmt: skip
+    splits, _ = protocol.folds_by("composition", table, 4, 1)
+    scaler = chain.fitted["device"].scalers["ions"]
+    for replica, (seen, _) in enumerate(splits):
+        np.testing.assert_allclose(
+            scaler.mean[replica, 0], table["ions"][seen].mean(0)
+        )
+    history = chain.fitted["device"].history["validation_per_sample"]
+    assert np.isnan(history["pce_mae"][:, 0]).all()
+    assert np.isfinite(history["pce_mae"][:, 1]).all()
 
 
 @pytest.mark.parametrize("nested", [False, True])

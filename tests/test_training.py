@@ -527,6 +527,25 @@ def test_replicas_stop_by_themselves():
         )
 
 
+def test_every_other_epoch_in_the_histories():
+    splits = [cut(ROWS, 20, 1), cut(ROWS, 17, 2)]
+    given = {**GIVEN, "epochs": 7}
+    full = train(TOY, *toy_data(), splits, [0, 1], **given)
+    sparse = train(TOY, *toy_data(), splits, [0, 1], every=3, **given)
+    np.testing.assert_array_equal(sparse.parameters, full.parameters)
+    assert sparse.last_epoch.tolist() == [6, 6]
+    for kind in HISTORIES:
+        for metric, values in full.history[kind].items():
+            kept = sparse.history[kind][metric]
+            np.testing.assert_array_equal(
+                kept[:, [2, 5, 6]], values[:, [2, 5, 6]]
+            )
+            assert np.isnan(kept[:, [0, 1, 3, 4]]).all()
+    for more in ({"patience": 2}, {"keep": "best"}):
+        with pytest.raises(ParameterError, match="every: 3 given, only 1"):
+            train(TOY, *toy_data(), splits, [0, 1], every=3, **more, **given)
+
+
 def test_patience_counts_epochs_without_a_fall():
     inputs, targets = lines()
     splits = [LINE_SPLIT] * 3
@@ -595,6 +614,7 @@ BAD = {
         "'best'?",
     ),
     "unknown device": ({"device": "gpu"}, "device: 'gpu' given"),
+    "no epoch is measured": ({"every": 0}, "every: 0 given"),
     "no split": ({"splits": []}, "splits: none given"),
     "no training rows": (
         {"splits": [SPLIT, (NOBODY, SPLIT[1])]},
