@@ -71,6 +71,86 @@ def out_of_fold(predicted: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
         return total / count
 
 
+def interval(
+    values: np.ndarray, groups: np.ndarray | None = None
+) -> tuple[float, float]:
+    """Return a 95 % bootstrap interval of the mean.
+
+    Parameters
+    ----------
+    values
+        Shape (n,): errors of rows, say, or their differences between two
+        models.
+    groups
+        Shape (n,): rows of one group are drawn together, because they are
+        no independent evidence; each row by itself where none are given.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end, percentiles of 2000 resamples (scipy's
+        ``bootstrap``, always the same draws).
+
+    Raises
+    ------
+    ParameterError
+        If the shapes differ, a value is not finite, or there are fewer than
+        two groups.
+    """
+    values = np.asarray(values, dtype=float)
+    groups = np.arange(len(values)) if groups is None else np.asarray(groups)
+    names, place = np.unique(groups, return_inverse=True)
+    if values.ndim != 1 or groups.shape != values.shape or len(names) < 2:
+        raise ParameterError(
+            f"interval: values of shape {values.shape} in {len(names)} "
+            f"groups, shape {groups.shape}, given; one group for each value "
+            "and at least two groups are allowed."
+        )
+    if not np.isfinite(values).all():
+        raise ParameterError("interval: a value is not finite; leave it out.")
+    sums = np.bincount(place, values)
+    counts = np.bincount(place)
+    drawn = stats.bootstrap(
+        (sums, counts),
+        lambda total, rows, axis=-1: total.sum(axis) / rows.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=2000,
+        batch=200,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    low, high = drawn.confidence_interval
+    return float(low), float(high)
+
+
+def fewest(sizes: Sequence[int], errors: np.ndarray) -> int:
+    """Return the smallest size that is as good as the best one.
+
+    Parameters
+    ----------
+    sizes
+        Numbers of latents, say, in any order.
+    errors
+        Shape (sizes, folds), at least two folds.
+
+    Returns
+    -------
+    int
+        The smallest size whose mean error lies within one standard error of
+        the lowest mean error.
+    """
+    errors = np.asarray(errors, dtype=float)
+    means = errors.mean(1)
+    best = means.argmin()
+    error = errors[best].std(ddof=1) / np.sqrt(errors.shape[1])
+    return min(
+        size
+        for size, mean in zip(sizes, means, strict=True)
+        if mean <= means[best] + error
+    )
+
+
 @dataclass(frozen=True)
 class Paired:
     """A paired comparison of two models over the same seeds or folds.

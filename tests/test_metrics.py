@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestedae_utils.checks import ParameterError
-from nestedae_utils.metrics import at_end, out_of_fold, over_folds, paired
+from nestedae_utils.metrics import (
+    at_end,
+    fewest,
+    interval,
+    out_of_fold,
+    over_folds,
+    paired,
+)
 from nestedae_utils.nested import FittedScale
 from nestedae_utils.protocol import row_folds
 from nestedae_utils.scales import Block, Head, Scale
@@ -143,3 +150,58 @@ def test_paired_equal_models():
 def test_paired_errors(first, second):
     with pytest.raises(ParameterError, match="paired: shapes .* at least two"):
         paired(np.array(first), np.array(second))
+
+
+# --- Bootstrap intervals ---------------------------------------------------
+
+
+@given(
+    seed=st.integers(0, 1000), shift=st.floats(-5, 5), scale=st.floats(0.1, 9)
+)
+@settings(max_examples=15, deadline=None)
+def test_interval_moves_with_its_values(seed, shift, scale):
+    values = np.random.default_rng(seed).normal(size=40)
+    low, high = interval(values)
+    assert low < values.mean() < high
+    moved = interval(shift + scale * values)
+    assert moved == pytest.approx((shift + scale * low, shift + scale * high))
+
+
+def test_interval_is_about_that_of_the_normal_distribution():
+    values = np.random.default_rng(0).normal(3, 2, 400)
+    half = 1.96 * values.std(ddof=1) / 20
+    low, high = interval(values)
+    assert low == pytest.approx(values.mean() - half, abs=0.03)
+    assert high == pytest.approx(values.mean() + half, abs=0.03)
+    assert interval(values) == (low, high), "always the same draws"
+
+
+def test_rows_of_a_group_are_no_independent_evidence():
+    values = np.random.default_rng(1).normal(size=30)
+    often = np.repeat(values, 16)
+    narrow = np.diff(interval(often))[0]
+    wide = np.diff(interval(often, np.repeat(np.arange(30), 16)))[0]
+    alone = np.diff(interval(values))[0]
+    assert wide == pytest.approx(alone)
+    assert narrow < 0.4 * wide
+
+
+@pytest.mark.parametrize(
+    ("values", "groups", "message"),
+    [
+        ([1.0], None, "1 groups"),
+        ([1.0, 2.0], [0, 0], "1 groups"),
+        ([1.0, 2.0], [0, 1, 2], r"shape \(3,\)"),
+        ([1.0, np.nan], None, "not finite"),
+    ],
+)
+def test_interval_errors(values, groups, message):
+    with pytest.raises(ParameterError, match=message):
+        interval(values, groups)
+
+
+def test_fewest():
+    errors = np.array([[3.0, 3.2], [1.0, 1.3], [1.1, 1.1], [1.0, 1.1]])
+    assert fewest((2, 4, 8, 6), errors) == 6
+    assert fewest((2, 4, 8, 6), errors - [[0], [0.1], [0], [0]]) == 4
+    assert fewest((5,), errors[:1]) == 5
