@@ -376,6 +376,44 @@ def mix(fractions: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def spread(fractions: pd.DataFrame) -> pd.DataFrame:
+    """Return how much the ions of each site differ in their properties.
+
+    The standard deviation of each property over the ions on a site, weighted
+    by their fractions: zero for a site with one kind of ion, which the mean
+    alone does not tell from a mixture.
+
+    Parameters
+    ----------
+    fractions
+        Shape (n, 14), columns ``IONS`` (others are ignored).
+
+    Returns
+    -------
+    DataFrame
+        Shape (n, 15), columns ``FEATURES``, in the units of `ions`.
+
+    Raises
+    ------
+    DataError
+        If a column is missing, or a site of a row is empty.
+    """
+    mean = mix(fractions).to_numpy()
+    values = ions()
+    parts = []
+    for place, members in enumerate(SITES.values()):
+        share = fractions[list(members)].to_numpy(dtype=float)
+        share = share / share.sum(axis=1, keepdims=True)
+        own = values.loc[list(members), list(PROPERTIES)].to_numpy(float)
+        width = len(PROPERTIES)
+        middle = mean[:, width * place : width * (place + 1)]
+        away = (own[None] - middle[:, None]) ** 2
+        parts.append(np.sqrt((share[:, :, None] * away).sum(axis=1)))
+    return pd.DataFrame(
+        np.hstack(parts), index=fractions.index, columns=list(FEATURES)
+    )
+
+
 def tolerance_factor(features: pd.DataFrame) -> pd.Series:
     """Return Goldschmidt's (rA + rX) / (sqrt(2) (rB + rX)), shape (n,).
 

@@ -568,3 +568,26 @@ def test_vocabulary():
     assert FEATURES[0] == "A_radius"
     assert FEATURES[-1] == "X_EN"
     assert tables.SOURCES == ("auto", "paper", "twin")
+
+
+# --- Spread over a site ----------------------------------------------------
+
+
+def test_spread_by_hand():
+    fractions = pd.DataFrame(0.0, index=[7, 8], columns=list(IONS))
+    fractions.loc[:, ["MA", "Pb", "I"]] = 1.0
+    fractions.loc[8, ["I", "Br"]] = [0.75, 0.25]
+    found = perovskites.spread(fractions)
+    assert list(found.index) == [7, 8]
+    assert list(found.columns) == list(perovskites.FEATURES)
+    assert (found.loc[7] == 0).all()
+    radius = perovskites.ions()["radius"]
+    expected = np.sqrt(0.75 * 0.25) * abs(radius["I"] - radius["Br"])
+    assert found.loc[8, "X_radius"] == pytest.approx(expected)
+    assert (found.loc[8].filter(regex="^[AB]_") == 0).all()
+    # rounded fractions are normalised as in the mixture
+    np.testing.assert_allclose(
+        perovskites.spread(1.004 * fractions), found, atol=1e-12
+    )
+    with pytest.raises(DataError, match="the B site is empty in row 0"):
+        perovskites.spread(fractions.assign(Pb=0.0))
