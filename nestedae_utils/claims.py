@@ -278,7 +278,8 @@ def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row a claim.  ``made at`` and ``should at`` are the chapter and
-        the count of the cell that computed the value, or None.
+        the count of the cell that computed the value, or None.  Beside what
+        was computed on the twin stands no number of the paper.
     """
     found = {
         one["quantity"]: (chapter, one)
@@ -300,7 +301,7 @@ def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         rows.append(
             (
                 *(claim.claim, claim.words, claim.where),
-                f"{claim.stated} {unit}".strip(),
+                "" if judged == TWIN else f"{claim.stated} {unit}".strip(),
                 *(
                     plus_minus(one[1]["value"], one[1]["spread"])
                     if one
