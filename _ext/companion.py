@@ -3,6 +3,8 @@
 1. The landing page is read last, and in every build: it gathers the results
    that the chapters write while they are read.
 2. A page whose results were computed on the twin says so above its text.
+3. Each executed cell has an address, ``page.html#cell-N`` with its execution
+   count, so that a number can be linked to the cell that computed it.
 """
 
 from __future__ import annotations
@@ -40,8 +42,16 @@ def warn_of_the_twin(
     parent.insert(parent.index(title) + 1, warning)
 
 
+def name_the_cells(app: Sphinx, doctree: nodes.document) -> None:
+    """Give each executed code cell the id ``cell-N``."""
+    for node in doctree.findall(nodes.container):
+        if node.get("nb_element") == "cell_code" and node["exec_count"]:
+            node["ids"].append(f"cell-{node['exec_count']}")
+
+
 def setup(app: Sphinx) -> dict[str, bool | str]:
-    """Register both with Sphinx."""
+    """Register all three with Sphinx."""
     app.connect("env-before-read-docs", read_index_last)
+    app.connect("doctree-read", name_the_cells)
     app.connect("doctree-resolved", warn_of_the_twin)
     return {"version": "1", "parallel_read_safe": False}

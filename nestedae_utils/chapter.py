@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from IPython import get_ipython
 from IPython.display import HTML, Markdown, display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -204,6 +205,7 @@ class Chapter:
 
         In a live session a cell can run again: its last value stands.
         """
+        shell = get_ipython()
         one = records.record(
             quantity,
             value,
@@ -211,6 +213,7 @@ class Chapter:
             replicas,
             source=self.source,
             protocol=self.as_in_paper,
+            cell=None if shell is None else shell.execution_count,
         )
         others = [r for r in self.records if r.quantity != quantity]
         self.records = [*others, one]

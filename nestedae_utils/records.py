@@ -1,14 +1,12 @@
 """Results as records: a quantity, its value here, and the paper's value.
 
-``data/quantities.csv`` lists every quantity that the book states: its
-meaning and unit, the paper's value and its place, the tolerance of the
-comparison, and ``repeat``, the tolerance within which a second run, on
-another machine, must agree with the first.
+What a record says of the paper, its value, place, tolerance and verdict, is
+said by the claim that the quantity tests as made; see
+:mod:`nestedae_utils.claims`.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
@@ -19,17 +17,21 @@ from typing import Any
 
 import pandas as pd
 
-from nestedae_utils import checks
+from nestedae_utils import checks, claims
 from nestedae_utils.checks import DataError, ParameterError
+from nestedae_utils.claims import (
+    NOT_REPRODUCED,
+    OTHER_SETTINGS,
+    REPRODUCED,
+    TWIN,
+    plus_minus,
+    quantities,
+)
 from nestedae_utils.datasets import DATA
 
 REFERENCE = DATA / "reference"
 
-REPRODUCED = "reproduced"
-NOT_REPRODUCED = "not reproduced"
 NO_PAPER_VALUE = "ours alone"
-OTHER_SETTINGS = "other settings"
-TWIN = "TWIN"
 
 _KEYS = (
     "chapter data_source parameters as_in_paper seconds date records".split()
@@ -39,25 +41,12 @@ _SHOWN = "meaning here paper verdict tolerance unit n where quantity".split()
 
 
 @dataclass(frozen=True)
-class Quantity:
-    """What the book can state; see the module's text for the fields."""
-
-    quantity: str
-    meaning: str
-    unit: str
-    paper: float | None
-    paper_spread: float | None
-    where: str
-    tolerance: float | None
-    repeat: float
-
-
-@dataclass(frozen=True)
 class Record:
     """One result of a chapter.
 
     ``replicas`` is the number of trainings, folds or rows behind ``value``;
-    ``spread`` their standard deviation, where there is one.
+    ``spread`` their standard deviation, where there is one; ``cell`` the
+    count of the notebook's cell that recorded it.
     """
 
     quantity: str
@@ -69,56 +58,7 @@ class Record:
     where: str
     tolerance: float | None
     verdict: str
-
-
-@functools.cache
-def quantities() -> dict[str, Quantity]:
-    """Return ``data/quantities.csv`` by name."""
-    table = pd.read_csv(DATA / "quantities.csv", keep_default_na=False)
-    known = {}
-    for row in table.to_dict("records"):
-        numbers = {
-            key: float(row[key]) if row[key] != "" else None
-            for key in ("paper", "paper_spread", "tolerance", "repeat")
-        }
-        known[row["quantity"]] = Quantity(**{**row, **numbers})
-    return known
-
-
-def verdict(
-    value: float,
-    paper: float | None,
-    tolerance: float | None,
-    *,
-    source: str = "paper",
-    protocol: bool = True,
-) -> str:
-    """Compare a value with the paper's.
-
-    Parameters
-    ----------
-    value, paper, tolerance
-        Reproduced means: no further from ``paper`` than ``tolerance``.
-    source
-        On the ``"twin"`` nothing is compared.
-    protocol
-        Was it computed with the paper's settings?  Else nothing is
-        compared either.
-
-    Returns
-    -------
-    str
-        One of the five verdicts named at the top of this module.
-    """
-    if source == "twin":
-        return TWIN
-    if paper is None or tolerance is None:
-        return NO_PAPER_VALUE
-    if not protocol:
-        return OTHER_SETTINGS
-    # Decimal inputs: 0.05 apart must not fail on the last binary digit.
-    near = abs(value - paper) <= tolerance + 1e-12
-    return REPRODUCED if near else NOT_REPRODUCED
+    cell: int | None = None
 
 
 def record(
@@ -129,10 +69,13 @@ def record(
     *,
     source: str = "paper",
     protocol: bool = True,
+    cell: int | None = None,
 ) -> Record:
     """Return a record of a quantity that ``data/quantities.csv`` knows.
 
-    On the twin it has no paper's value.
+    Only what was computed on the paper's data (``source``) and with its
+    settings (``protocol``) is compared; on the twin a record has no paper's
+    value.
 
     Raises
     ------
@@ -147,24 +90,27 @@ def record(
     value = checks.real(f"value of {name}", float(value))
     if spread is not None and not math.isfinite(spread):
         spread = None
-    known = quantities()[name]
-    compared = source != "twin"
+    claim = claims.by_quantity().get(name)
+    if source == "twin":
+        claim, verdict = None, TWIN
+    elif claim is None:
+        verdict = NO_PAPER_VALUE
+    elif not protocol:
+        verdict = OTHER_SETTINGS
+    else:
+        held = claims.holds(claim, value)
+        verdict = REPRODUCED if held else NOT_REPRODUCED
     return Record(
         quantity=name,
         value=value,
         spread=None if spread is None else float(spread),
-        unit=known.unit,
+        unit=quantities()[name].unit,
         replicas=checks.whole("replicas", replicas, 1),
-        paper=known.paper if compared else None,
-        where=known.where if compared else "",
-        tolerance=known.tolerance if compared else None,
-        verdict=verdict(
-            value,
-            known.paper,
-            known.tolerance,
-            source=source,
-            protocol=protocol,
-        ),
+        paper=claim and claim.paper,
+        where=claim.where if claim else "",
+        tolerance=claim and claim.tolerance,
+        verdict=verdict,
+        cell=cell,
     )
 
 
@@ -172,17 +118,16 @@ def table(records: Iterable[Record]) -> pd.DataFrame:
     """Return records as a table to be read, one row each."""
     rows = []
     for one in records:
-        meaning = quantities()[one.quantity]
         rows.append(
             {
                 "quantity": one.quantity,
-                "meaning": meaning.meaning,
+                "meaning": quantities()[one.quantity].meaning,
                 "here": plus_minus(one.value, one.spread),
                 "paper": ""
                 if one.paper is None
-                else plus_minus(one.paper, meaning.paper_spread),
+                else claims.by_quantity()[one.quantity].stated,
                 "tolerance": ""
-                if one.tolerance is None or one.paper is None
+                if one.tolerance is None
                 else f"{one.tolerance:g}",
                 "unit": one.unit,
                 "n": one.replicas,
@@ -191,14 +136,6 @@ def table(records: Iterable[Record]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, columns=_SHOWN)
-
-
-def plus_minus(value: float, spread: float | None = None) -> str:
-    """Write a value, and its spread, with four significant digits."""
-    text = f"{value:.4g}"
-    if value == int(value) and abs(value) < 1e6:
-        text = f"{value:.0f}"
-    return text if spread is None else f"{text} ± {spread:.2g}"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
@@ -284,11 +221,11 @@ def differences(
     return lines
 
 
-def scoreboard(
+def unclaimed(
     results: Mapping[str, Mapping[str, Any]],
     reference: Mapping[str, Mapping[str, Any]],
 ) -> pd.DataFrame:
-    """Gather all records; where a build used the twin, also the reference.
+    """Gather the records that no claim of the paper is tested by.
 
     Returns
     -------
@@ -297,9 +234,18 @@ def scoreboard(
         (the reference run on the paper's data) if any chapter used the
         twin.
     """
+    named = {
+        name
+        for claim in claims.claims().values()
+        for name in (claim.as_made, claim.as_should)
+    }
     parts = []
     for chapter, content in results.items():
-        records = [Record(**one) for one in content["records"]]
+        records = [
+            Record(**one)
+            for one in content["records"]
+            if one["quantity"] not in named
+        ]
         part = table(records)
         part.insert(0, "chapter", chapter)
         if content["data_source"] == "twin":
@@ -315,13 +261,14 @@ def scoreboard(
 
 
 def compared(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Gather the records that were compared with the paper.
+    """Gather the records that were compared with a number of the paper.
 
     Returns
     -------
     pandas.DataFrame
         Columns quantity, value, paper, scale and verdict; ``scale`` is the
-        tolerance, or one where the comparison is exact.
+        tolerance, or one where the comparison is exact.  Claims that state
+        a limit have no tolerance and are left out.
     """
     rows = [
         {
@@ -334,6 +281,7 @@ def compared(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         for content in results.values()
         for one in content["records"]
         if one["verdict"] in (REPRODUCED, NOT_REPRODUCED)
+        and one["tolerance"] is not None
     ]
     columns = ["quantity", "value", "paper", "scale", "verdict"]
     return pd.DataFrame(rows, columns=columns)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nestedae_utils import records, tables
+from nestedae_utils import claims, records, tables
 from nestedae_utils.checks import DataError
 
 ROOT = Path(__file__).parents[1]
@@ -167,7 +167,7 @@ def test_a_browser_shows_every_page_offline(book, browser, tmp_path, name):
 
 
 @pytest.mark.book
-def test_scoreboard_shows_this_builds_values(book, results):
+def test_landing_page_shows_this_builds_values(book, results):
     page = html.unescape(
         (book / "_build" / "html" / "index.html").read_text(encoding="utf-8")
     )
@@ -177,7 +177,37 @@ def test_scoreboard_shows_this_builds_values(book, results):
     for content in results.values():
         for record in content["records"]:
             shown = records.plus_minus(record["value"], record["spread"])
-            assert f"<td>{shown}</td>" in page, record["quantity"]
+            assert f">{shown}</" in page, record["quantity"]
+
+
+@pytest.mark.book
+def test_landing_page_judges_every_claim(book, results):
+    page = html.unescape(
+        (book / "_build" / "html" / "index.html").read_text(encoding="utf-8")
+    )
+    assessed = claims.assess(results)
+    assert claims.NOT_RUN not in set(assessed["verdict"])
+    shown = re.findall(r'class="verdict [^"]*">.\s([^<]*)<', page)
+    assert sorted(shown) == sorted(assessed["verdict"])
+    for words in assessed["words"]:
+        assert f">{words} <em>" in page
+
+
+@pytest.mark.book
+def test_values_lead_to_the_cells_that_computed_them(book, results):
+    folder = book / "_build" / "html"
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    links = re.findall(r'href="(notebooks/\w+\.html)#(cell-\d+)"', page)
+    assert links
+    for name, cell in links:
+        chapter = (folder / name).read_text(encoding="utf-8")
+        assert chapter.count(f'id="{cell}"') == 1, f"{name}#{cell}"
+    assessed = claims.assess(results)
+    places = [*assessed["made at"].dropna(), *assessed["should at"].dropna()]
+    assert sorted(links) == sorted(
+        (f"notebooks/{chapter}.html", f"cell-{cell}")
+        for chapter, cell in places
+    )
 
 
 @pytest.mark.book
@@ -198,7 +228,7 @@ def test_values_lie_in_their_bands(values, quantity):
 
 @pytest.mark.book
 def test_fig2_is_reproduced(values):
-    known = records.quantities()
+    known = claims.by_quantity()
     names = [
         f"fig2_{table}_{model}_{rows}"
         for table in ("clean", "noisy")

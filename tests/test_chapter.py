@@ -402,7 +402,7 @@ def test_finish_writes_the_results(tmp_path):
     pd.Timestamp(content["date"])
     assert [list(row) for row in content["records"]] == 2 * [
         "quantity value spread unit replicas paper where tolerance "
-        "verdict".split()
+        "verdict cell".split()
     ]
     assert content["records"] == records.as_dicts(ran.records)
     assert content["records"][0]["verdict"] == records.REPRODUCED
@@ -440,6 +440,22 @@ def test_a_record_can_be_made_again():
     found = {one.quantity: one.value for one in ran.records}
     assert found == {"device_inputs": 344, GAP: 0.15}
     assert len(ran.records) == 2
+
+
+def test_a_record_names_its_cell(monkeypatch):
+    """By the execution count, as the book's pages do; none outside IPython."""
+    ran = start()
+    ran.record(GAP, 0.15)
+    assert ran.records[-1].cell is None
+    for count in (7, 9):
+        shell = SimpleNamespace(execution_count=count)
+        monkeypatch.setattr(chapter, "get_ipython", lambda shell=shell: shell)
+        ran.record(GAP, 0.15)
+        assert [one.cell for one in ran.records] == [count]
+    ran.finish()
+    (content,) = records.results_of(chapter.results_folder()).values()
+    assert [one["cell"] for one in content["records"]] == [9]
+    assert "cell" not in records.own_numbers(content)["records"][0]
 
 
 def test_a_failed_record_leaves_nothing():
@@ -586,12 +602,28 @@ def test_damaged_results_stop_the_book(companion):
         companion.warn_of_the_twin(None, page(), "notebooks/07_latent_maps")
 
 
-def test_setup_registers_both(companion):
+def test_executed_cells_have_an_address(companion):
+    document = page()
+    for element, count in (
+        ("cell_code", 1),
+        ("cell_code", None),
+        ("cell_code_output", None),
+        ("cell_code", 12),
+    ):
+        document[0] += nodes.container(nb_element=element, exec_count=count)
+    document[0] += nodes.container("", classes=["admonition"])
+    companion.name_the_cells(None, document)
+    found = [node["ids"] for node in document.findall(nodes.container)]
+    assert found == [["cell-1"], [], [], ["cell-12"], []]
+
+
+def test_setup_registers_all(companion):
     connected = {}
     app = SimpleNamespace(connect=connected.__setitem__)
     told = companion.setup(app)
     assert connected == {
         "env-before-read-docs": companion.read_index_last,
+        "doctree-read": companion.name_the_cells,
         "doctree-resolved": companion.warn_of_the_twin,
     }
     assert told["parallel_read_safe"] is False
