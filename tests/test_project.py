@@ -27,10 +27,8 @@ EACH_NOTEBOOK = pytest.mark.parametrize(
 # A module imports only from those before it.
 ORDER = (
     "checks datasets cache synthetic perovskites twin tables scales training "
-    "checks datasets cache synthetic perovskites twin tables scales training "
     "nested metrics claims records protocol baselines selection figures "
     "chapter reference"
-    "reference"
 ).split()
 
 
