@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
+from nestedae_utils import claims
 from nestedae_utils.perovskites import ETL, HTL
 
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -68,6 +70,63 @@ def scrolling(frame: pd.DataFrame, escape: bool = True) -> str:
     if "meaning" in frame:
         kind += f" meaning-{frame.columns.get_loc('meaning') + 1}"
     return f'<div class="{kind}" tabindex="0">{html}</div>'
+
+
+def claims_table(
+    assessed: pd.DataFrame, kept: pd.DataFrame, folder: str = ""
+) -> str:
+    """Return judged claims as HTML, each value linked to its cell.
+
+    Parameters
+    ----------
+    assessed
+        Rows of :func:`nestedae_utils.claims.assess` for a build's results.
+    kept
+        The same rows for the reference, shown beside what the twin gave.
+    folder
+        Path from the page to the chapters' pages, ending in a slash.
+    """
+    rows = []
+    for here, ours in zip(
+        assessed.to_dict("records"), kept.to_dict("records"), strict=True
+    ):
+        claim = claims.claims()[here["claim"]]
+        verdict = here["verdict"]
+        kind = verdict.lower().replace(" ", "-")
+        row = {
+            "claim": f"{escape(claim.words)} <em>{escape(claim.reason)}</em>",
+            "place": claim.where,
+            "paper": escape(here["paper"]),
+        }
+        for column, place, name in (
+            ("as made", "made at", claim.as_made),
+            ("as it should be", "should at", claim.as_should),
+        ):
+            row[column] = _linked(here[column], here[place], name, folder)
+        row["verdict"] = (
+            f'<span class="verdict {kind}">{claims.MARKS[verdict]}&nbsp;'
+            f"{verdict}</span>"
+        )
+        if verdict == claims.TWIN:
+            for column in ("as made", "as it should be"):
+                row[f"reference, {column}"] = ours[column]
+        rows.append(row)
+    table = pd.DataFrame(rows).fillna("")
+    if table["place"].nunique() == 1:
+        table = table.drop(columns="place")
+    return f'<div class="claims">{scrolling(table, escape=False)}</div>'
+
+
+def _linked(
+    text: str, place: tuple[str, int | None] | None, name: str, folder: str
+) -> str:
+    """Return a value as a link to the cell that computed it."""
+    if not place:
+        return text
+    chapter, cell = place
+    address = f"{folder}{chapter}.html" + (f"#cell-{cell}" if cell else "")
+    meaning = escape(claims.quantities()[name].meaning)
+    return f'<a href="{address}" title="{meaning}">{text}</a>'
 
 
 def parity(
