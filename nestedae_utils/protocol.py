@@ -73,8 +73,8 @@ def folds_by(
     by
         ``"row"``: as :func:`row_folds`.  ``"input"``: devices with the same
         composition, ETL and HTL share a fold; ``"composition"``: those with
-        the same composition do (scikit-learn's ``GroupKFold``, shuffled
-        with the random state 0).
+        the same composition do (scikit-learn's ``GroupKFold``, which keeps
+        the folds' sizes as equal as it can).
     table
         Arrays ``fractions``, and ``etl`` and ``htl`` for ``"input"``.
     folds, seeds
@@ -98,9 +98,7 @@ def folds_by(
             f"folds: {folds} given for {groups.max() + 1} groups by {by}, at "
             "most one fold a group is allowed."
         )
-    drawn = GroupKFold(folds, shuffle=True, random_state=0).split(
-        fractions, groups=groups
-    )
+    drawn = GroupKFold(folds).split(fractions, groups=groups)
     splits = [split for split in drawn for _ in range(seeds)]
     return splits, list(range(seeds)) * folds
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,8 +54,11 @@ def inner_folds(
                 f"inner_folds: {folds} given for {count} groups of training "
                 "rows, at most one fold a group is allowed."
             )
-        kind = KFold if groups is None else GroupKFold
-        drawn = kind(folds, shuffle=True, random_state=1)
+        drawn = (
+            KFold(folds, shuffle=True, random_state=1)
+            if groups is None
+            else GroupKFold(folds)
+        )
         inner += [
             (seen[train], seen[test])
             for train, test in drawn.split(seen, groups=own)
@@ -70,8 +74,14 @@ def fit(
     seeds: Sequence[int],
     lower: NestedAutoencoder | None = None,
     **settings: Any,
-) -> NestedAutoencoder:
+) -> tuple[NestedAutoencoder, float]:
     """Fit a scale on any splits, standardised on training rows only.
+
+    Returns
+    -------
+    tuple
+        The chain, and the seconds of one core that its training took when
+        it was computed.
 
     Parameters
     ----------
@@ -84,6 +94,7 @@ def fit(
     settings
         Passed on to :func:`nestedae_utils.training.train`.
     """
+    start = time.process_time()
     below = {} if lower is None else lower.fitted
     chain = NestedAutoencoder(
         [*(part.scale for part in below.values()), scale]
@@ -91,6 +102,7 @@ def fit(
     for part in below.values():
         cycle = [place % part.replicas for place in range(len(splits))]
         chain.attach(part.select(cycle))
-    return chain.fit_scale(
+    chain.fit_scale(
         scale.name, table, splits, seeds, standardise_on="train", **settings
     )
+    return chain, time.process_time() - start

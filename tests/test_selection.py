@@ -59,12 +59,13 @@ def test_fit_of_members_on_members(monkeypatch, tmp_path):
         "y": random.normal(size=(20, 1)),
     }
     splits, _ = row_folds(20, 2, 1)
-    lower = selection.fit(LOW, table, splits, [0, 1], **GIVEN)
+    lower, seconds = selection.fit(LOW, table, splits, [0, 1], **GIVEN)
+    assert seconds > 0
     np.testing.assert_allclose(
         lower.fitted["low"].scalers["x"].mean[1, 0],
         table["x"][splits[1][0]].mean(0),
     )
-    chain = selection.fit(HIGH, table, splits * 2, [0] * 4, lower, **GIVEN)
+    chain, _ = selection.fit(HIGH, table, splits * 2, [0] * 4, lower, **GIVEN)
     np.testing.assert_array_equal(
         chain.fitted["low"].parameters,
         lower.fitted["low"].parameters[[0, 1, 0, 1]],
