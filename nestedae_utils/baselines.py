@@ -14,6 +14,7 @@ from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import (
     ExtraTreesRegressor,
     GradientBoostingRegressor,
+    HistGradientBoostingRegressor,
     RandomForestRegressor,
 )
 from sklearn.linear_model import RidgeCV
@@ -41,7 +42,11 @@ BASELINES: Mapping[str, Callable[[], RegressorMixin]] = {
     "gradient boosting": lambda: GradientBoostingRegressor(
         loss="absolute_error", n_estimators=300, random_state=0
     ),
-    "SVR": lambda: make_pipeline(StandardScaler(), SVR(C=10.0)),
+    "histogram boosting": lambda: HistGradientBoostingRegressor(
+        loss="absolute_error", random_state=0
+    ),
+    "SVR, C = 1": lambda: make_pipeline(StandardScaler(), SVR(C=1.0)),
+    "SVR, C = 10": lambda: make_pipeline(StandardScaler(), SVR(C=10.0)),
 }
 """The models by name; each call gives a fresh one."""
 

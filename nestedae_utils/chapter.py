@@ -91,6 +91,8 @@ RULES = {
     "gap_latent": Rule(int, 1, 200),
     "latent_sizes": Rule(str, 1, 200, listed=True),
     "gap_epochs": Rule(int, 1, 100_000),
+    "members": Rule(int, 1, 100),
+    "inner_folds": Rule(int, 2, 100),
     "rows": Rule(int, 10, 100_000),
     "noise": Rule(float, 0.0, 100.0),
     "seed": Rule(int, 0, 2**31),

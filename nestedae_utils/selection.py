@@ -77,12 +77,6 @@ def fit(
 ) -> tuple[NestedAutoencoder, float]:
     """Fit a scale on any splits, standardised on training rows only.
 
-    Returns
-    -------
-    tuple
-        The chain, and the seconds of one core that its training took when
-        it was computed.
-
     Parameters
     ----------
     scale, table, splits, seeds
@@ -93,6 +87,12 @@ def fit(
         member of an ensemble stands on one member below.
     settings
         Passed on to :func:`nestedae_utils.training.train`.
+
+    Returns
+    -------
+    tuple
+        The chain, and the seconds of one core that its training took when
+        it was computed.
     """
     start = time.process_time()
     below = {} if lower is None else lower.fitted

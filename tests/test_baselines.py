@@ -12,7 +12,7 @@ def store(monkeypatch, tmp_path):
     monkeypatch.setenv("NESTEDAE_CACHE", str(tmp_path / "cache"))
 
 
-def data(rows=60):
+def data(rows=90):
     random = np.random.default_rng(0)
     features = random.normal(size=(rows, 4))
     target = 3 * features[:, 0] + 0.1 * random.normal(size=rows)
@@ -66,8 +66,8 @@ def test_folds_with_features_of_their_own():
 
 def test_errors():
     features, target, splits = data(30)
-    with pytest.raises(ParameterError, match=r"baseline: 'SVM'.*'SVR'\?"):
-        baselines.predict("SVM", features, target, splits)
+    with pytest.raises(ParameterError, match=r"baseline: 'rigde'.*'ridge'\?"):
+        baselines.predict("rigde", features, target, splits)
     with pytest.raises(DataError, match=r"shape \(29, 4\) given, \(30, width"):
         baselines.predict("ridge", features[1:], target, splits)
     with pytest.raises(DataError, match="with 3 folds in front"):
