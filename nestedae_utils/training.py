@@ -258,15 +258,18 @@ class _Rows:
         self.batch_size = batch_size
         self.train = [np.asarray(split[0]) for split in splits]
         # Inputs and targets side by side: one gather serves all of them.
-        parts = [inputs, *(targets[head.name] for head in scale.heads)]
+        parts = [inputs]
         self.spans: dict[str, slice] = {}
         start = scale.width
         for head in scale.heads:
-            self.spans[head.name] = slice(start, start + head.width)
-            start += head.width
+            column = _place_in_inputs(scale, head)
+            if column is None:
+                column, start = start, start + head.width
+                parts.append(targets[head.name])
+            self.spans[head.name] = slice(column, column + head.width)
         together = np.concatenate(
             [self._shared_or_own(part) for part in parts], axis=-1
-        ).astype(np.float32)
+        ).astype(np.float32, order="C")
         self.table = torch.tensor(together, device=place)
         self.steps = np.array(
             [-(-len(rows) // batch_size) for rows in self.train]
@@ -327,32 +330,31 @@ class _Rows:
             zip(self.train, streams, strict=True)
         ):
             order[replica, : len(rows)] = stream.shuffling.permutation(rows)
-        index = torch.from_numpy(order).to(self.place)
-        first = torch.arange(self.replicas, device=self.place)[:, None]
-        batches = self.table[first, index].view(
-            self.replicas, steps, size, self.table.shape[-1]
+            order[replica] += replica * self.table.shape[1]
+        index = order.reshape(self.replicas, steps, size).transpose(1, 0, 2)
+        chosen = torch.from_numpy(index.reshape(-1)).to(self.place)
+        return self.table.flatten(0, 1)[chosen].view(
+            steps, self.replicas, size, -1
         )
-        return batches.transpose(0, 1).contiguous()
 
-    def masks(self, head: Head, streams: Sequence[_Stream]) -> list[Tensor]:
-        """Return dropout factors (steps, R, batch, width), one a layer."""
+    def kept(self, head: Head, streams: Sequence[_Stream]) -> list[Tensor]:
+        """Return which units stay (steps, R, batch, width), one a layer."""
         if not head.dropout:
             return []
-        masks = []
+        layers = []
         for width in head.hidden:
             kept = np.zeros(
-                (self.replicas, max(self.steps), self.batch_size, width), bool
+                (max(self.steps), self.replicas, self.batch_size, width), bool
             )
             for replica, stream in enumerate(streams):
                 # A replica draws for its own steps only, so that its stream
                 # does not depend on its neighbours'.
                 steps = self.steps[replica]
-                kept[replica, :steps] = stream.keep(
+                kept[:steps, replica] = stream.keep(
                     (steps, self.batch_size, width), head.dropout
                 )
-            factor = torch.from_numpy(kept).to(self.place).transpose(0, 1)
-            masks.append(factor.float().div_(1 - head.dropout))
-        return masks
+            layers.append(torch.from_numpy(kept).to(self.place))
+        return layers
 
     @torch.no_grad()
     def measure(self, network: Network) -> History:
@@ -393,7 +395,7 @@ def _epoch(
     targets = _by_step(
         {h.name: batches[..., rows.spans[h.name]] for h in scale.heads}
     )
-    drawn = {head.name: rows.masks(head, streams) for head in scale.heads}
+    drawn = {head.name: rows.kept(head, streams) for head in scale.heads}
     outputs: dict[str, list[Tensor]] = {head.name: [] for head in scale.heads}
     before = None
     for step, factors in enumerate(rows.factors):
@@ -403,9 +405,13 @@ def _epoch(
                 own = gradient.flat[replica]
                 leaf.grad = own if active[replica] else None
             before = active
+        # as numbers only now: a step's fit into the processor's cache
         masks = {
-            name: [mask[step] for mask in layers]
-            for name, layers in drawn.items()
+            head.name: [
+                kept[step].float().mul_(1 / (1 - head.dropout))
+                for kept in drawn[head.name]
+            ]
+            for head in scale.heads
         }
         made = network.differentiate(
             inputs[step], targets[step], factors, masks, gradient
@@ -416,6 +422,19 @@ def _epoch(
             gradient.flat.addcmul_(network.flat.sign(), l1)
         adam.step()
     return batches, outputs
+
+
+def _place_in_inputs(scale: Scale, head: Head) -> int | None:
+    """Return the input column where what a head reconstructs begins.
+
+    None if it predicts, or if its blocks do not stand side by side.
+    """
+    blocks = scale.blocks_of(head)
+    names = [block.name for block in scale.inputs]
+    first = names.index(blocks[0]) if blocks else 0
+    if not blocks or tuple(names[first : first + len(blocks)]) != blocks:
+        return None
+    return sum(block.width for block in scale.inputs[:first])
 
 
 def _by_step(parts: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
