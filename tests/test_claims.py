@@ -384,7 +384,7 @@ def test_assess_takes_each_value_with_its_chapter_and_cell():
     assert on_par["should at"] == ("08_b", None)
     assert row(found, BELOW)["verdict"] == NOT_RUN
     # a unit of one is none
-    assert row(found, ALL["segregation"])["paper"] == "> 0.5"
+    assert row(found, ALL["best_htl"])["paper"] == "> 1"
 
 
 @EACH
