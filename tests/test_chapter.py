@@ -361,10 +361,16 @@ def test_every_rule_is_used():
 
 @EACH_NOTEBOOK
 def test_a_notebook_starts_and_finishes_its_chapter(path):
-    first, second, *_, last = code(path)
+    first, second, *others = code(path)
     assert "parameters" in first.metadata.get("tags", [])
     assert "Chapter(" in second.source
-    assert last.source.rstrip().endswith("chapter.finish()")
+    sources = [cell.source.rstrip() for cell in others]
+    (end,) = [
+        place
+        for place, source in enumerate(sources)
+        if source.endswith("chapter.finish()")
+    ]
+    assert not any("chapter.record(" in one for one in sources[end + 1 :])
 
 
 # --- records and results ---------------------------------------------------
