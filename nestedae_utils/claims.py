@@ -320,4 +320,8 @@ def plus_minus(value: float, spread: float | None = None) -> str:
     text = f"{value:.4g}"
     if value == int(value) and abs(value) < 1e6:
         text = f"{value:.0f}"
-    return text if spread is None else f"{text} ± {spread:.2g}"
+    if spread is None:
+        return text
+    # what rounding leaves of equal values
+    alike = spread < 1e-6 * max(1.0, abs(value))
+    return f"{text} ± {0.0 if alike else spread:.2g}"

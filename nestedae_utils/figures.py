@@ -95,7 +95,8 @@ def claims_table(
         kind = verdict.lower().replace(" ", "-")
         row = {
             "claim": f"{escape(claim.words)} <em>{escape(claim.reason)}</em>",
-            "place": claim.where,
+            "verdict": f'<span class="verdict {kind}">'
+            f"{claims.MARKS[verdict]}&nbsp;{verdict}</span>",
             "paper": escape(here["paper"]),
         }
         for column, place, name in (
@@ -103,10 +104,7 @@ def claims_table(
             ("as it should be", "should at", claim.as_should),
         ):
             row[column] = _linked(here[column], here[place], name, folder)
-        row["verdict"] = (
-            f'<span class="verdict {kind}">{claims.MARKS[verdict]}&nbsp;'
-            f"{verdict}</span>"
-        )
+        row["place"] = claim.where
         if verdict == claims.TWIN:
             for column in ("as made", "as it should be"):
                 row[f"reference, {column}"] = ours[column]
