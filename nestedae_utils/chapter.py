@@ -182,9 +182,17 @@ class Chapter:
         """Note which data files the chapter used, by their sha256."""
         self.checksums.update(checksums)
 
-    def show(self, figure: Figure) -> None:
-        """Stamp a figure where its data are the twin's, and show it."""
+    def show(self, figure: Figure, keep: str = "") -> None:
+        """Stamp a figure where its data are the twin's, and show it.
+
+        With ``keep``, a name, it is also written to the results' folder, as
+        SVG, for the landing page.
+        """
         figures.stamp(figure, self.source)
+        if keep:
+            path = results_folder() / f"{keep}.svg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path)
         plt.show()
 
     def table(self, frame: pd.DataFrame) -> HTML:

@@ -4,11 +4,19 @@ nbval runs every notebook with its defaults; see addopts in pyproject.toml.
 """
 
 import json
+import re
+import shlex
+import textwrap
 from pathlib import Path
 
+import nbformat
 import papermill
 import pytest
+import yaml
+from nbformat.v4 import new_code_cell
 from papermill.exceptions import PapermillExecutionError
+
+from nestedae_utils.chapter import RULES
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -84,11 +92,53 @@ WRONG = [
 ]
 
 
-def run(name, parameters, folder):
-    """Execute a notebook with parameters; return its path and results."""
-    out = folder / f"{name}.ipynb"
+SOLUTION = re.compile(r"```\{admonition\} Solution\n(.*?)```", re.S)
+INDENTED = re.compile(r"(?m)(?:^(?: {4}.*)?\n)+")
+
+
+def indented(text):
+    """Return the indented blocks of a text."""
+    blocks = INDENTED.findall(text + "\n")
+    return [
+        textwrap.dedent(block).strip() for block in blocks if block.strip()
+    ]
+
+
+def solutions(path):
+    """Return the code of a notebook's solutions, and its commands."""
+    prose = "\n\n".join(
+        cell.source
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "markdown"
+    )
+    commands = [
+        shlex.split(line)
+        for block in indented(prose)
+        if block.startswith("papermill ")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    code = [
+        block
+        for solution in SOLUTION.findall(prose)
+        for block in indented(solution)
+        if not block.startswith("papermill ")
+    ]
+    return code, commands
+
+
+def run(name, parameters, folder, solved=False):
+    """Execute a notebook with parameters; return its path and results.
+
+    With ``solved``, the code of its exercises' solutions runs at its end.
+    """
+    source, out = NOTEBOOKS / f"{name}.ipynb", folder / f"{name}.ipynb"
+    if solved:
+        notebook = nbformat.read(source, as_version=4)
+        notebook.cells += map(new_code_cell, solutions(source)[0])
+        source = folder / "solved.ipynb"
+        nbformat.write(notebook, source)
     papermill.execute_notebook(
-        NOTEBOOKS / f"{name}.ipynb",
+        source,
         out,
         parameters,
         progress_bar=False,
@@ -111,7 +161,7 @@ def test_every_notebook_is_run_with_other_parameters():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGED)
 def test_other_parameters(name, folder):
-    out, results = run(name, CHANGED[name], folder)
+    out, results = run(name, CHANGED[name], folder, solved=True)
     assert results["chapter"] == name
     for key, value in CHANGED[name].items():
         assert results["parameters"][key] == value
@@ -151,6 +201,33 @@ def test_the_paper_is_not_silently_replaced(folder, monkeypatch):
         run("04_perovskite_data", {"data_source": "paper"}, folder)
     assert caught.value.ename == "DataError"
     assert "nowhere" in caught.value.evalue
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_commands_in_the_prose_are_allowed(name):
+    _, commands = solutions(NOTEBOOKS / f"{name}.ipynb")
+    assert commands, "how to run it again"
+    for _, path, out, *settings in commands:
+        assert (ROOT / path).is_file()
+        assert out.endswith(".ipynb")
+        known = papermill.inspect_notebook(ROOT / path)
+        for option, key, value in batched(settings):
+            assert option == "-p"
+            assert key in known
+            RULES[key].check(key, yaml.safe_load(value))
+
+
+def batched(words):
+    """Return an option's three words at a time."""
+    assert len(words) % 3 == 0
+    return zip(words[::3], words[1::3], words[2::3], strict=True)
+
+
+def test_solutions_have_code():
+    solved = {
+        path.stem: solutions(path)[0] for path in NOTEBOOKS.glob("*.ipynb")
+    }
+    assert sum(map(len, solved.values())) >= 6
 
 
 @pytest.mark.parametrize("name", CHANGED)
