@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import platform
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,6 +142,11 @@ class Chapter:
         self.checksums: dict[str, str] = {}
         self.records: list[records.Record] = []
         figures.use_style()
+        # joblib replaces a worker whose memory has grown, and says so on the
+        # page's stderr; the next worker does its work.
+        warnings.filterwarnings(
+            "ignore", message="A worker stopped while some jobs"
+        )
 
     def _parameters(self) -> dict[str, Any]:
         declared = self.namespace.get("__annotations__", {})
