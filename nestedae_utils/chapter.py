@@ -42,7 +42,10 @@ NOTICE = (
 
 @dataclass(frozen=True)
 class Rule:
-    """Which values of a parameter are allowed."""
+    """Which values of a parameter are allowed.
+
+    ``words`` say it of a text that something else checks.
+    """
 
     kind: type
     minimum: float | None = None
@@ -50,6 +53,29 @@ class Rule:
     positive: bool = False
     choices: tuple[str, ...] = ()
     listed: bool = False
+    words: str = "text"
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, "a whole number from 1 to 200"."""
+        if self.kind is bool:
+            return "true or false"
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.kind is str and not self.listed:
+            return self.words
+        bounds = []
+        if self.positive:
+            bounds.append("above 0")
+        if self.minimum is not None:
+            bounds.append(f"from {self.minimum:.12g}")
+        if self.maximum is not None:
+            to = "up to" if self.minimum is None else "to"
+            bounds.append(f"{to} {self.maximum:.12g}")
+        span = " ".join(["", *bounds])
+        if self.listed:
+            return f"different whole numbers{span}, separated by commas"
+        return f"a {'whole ' * (self.kind is int)}number{span}"
 
     def check(self, name: str, value: Any) -> Any:
         """Return the value, or raise ParameterError."""
@@ -99,7 +125,7 @@ RULES = {
     "seed": Rule(int, 0, 2**31),
     "inputs": Rule(str, choices=("grid", "random")),
     "settings": Rule(str, choices=SETTINGS),
-    "device": Rule(str),
+    "device": Rule(str, words="auto, cpu, cuda, cuda:N or mps"),
     "data_source": Rule(str, choices=SOURCES),
 }
 """Allowed values of the chapters' parameters, by name."""

@@ -56,7 +56,7 @@ HTL = ("Spiro-MeOTAD", "PEDOT:PSS", "NiO-c", "PTAA")
 """Hole transport layers, the most frequent first."""
 
 SUM_TOLERANCE = 0.005
-"""A site's fractions may sum to 1 within this: 73 rows of the band-gap table
+"""A site's fractions may sum to 1 within this; 73 rows of the band-gap table
 give 0.377 for 0.375 and the like, and sum to 1.002 or 1.004."""
 BAND_GAP_ROUNDING = 0.005
 """Largest relative rounding error of a value with 3 significant digits, which

@@ -1,5 +1,6 @@
 """The built book, and the numbers of a full run."""
 
+import ast
 import html
 import os
 import re
@@ -215,6 +216,19 @@ def test_values_lead_to_the_cells_that_computed_them(book, results):
     assert sorted(beside) == sorted(
         (name.removeprefix("notebooks/"), cell) for name, cell in links
     )
+
+
+@pytest.mark.book
+def test_the_page_of_the_package_shows_every_public_name(book):
+    page = (book / "_build" / "html" / "reference" / "api.html").read_text(
+        encoding="utf-8"
+    )
+    for path in (ROOT / "nestedae_utils").glob("[!_]*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            known = isinstance(node, ast.FunctionDef | ast.ClassDef)
+            if known and not node.name.startswith("_"):
+                address = f"nestedae_utils.{path.stem}.{node.name}"
+                assert f'id="{address}"' in page, address
 
 
 @pytest.mark.book
