@@ -32,7 +32,7 @@ UV := uv==0.13.8
 STAMP := .venv/.stamp-$(shell { cat requirements.lock pyproject.toml; \
 	echo '$(CURDIR)'; } | cksum | cut -d ' ' -f 1)
 
-.PHONY: help .venv book test lab reference lint lock clean
+.PHONY: help .venv book pdf test lab reference lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' \
@@ -61,6 +61,28 @@ book: $(STAMP) ## execute the notebooks in full and build the HTML
 	do test -s "_build/html/$$page.html" \
 		|| { echo "The book lacks the page $$page." >&2; exit 1; }; done
 	@echo '$(CURDIR)/_build/html/index.html'
+
+# Asked before anything is installed or run.
+BROWSER ?= $(firstword $(foreach b,chromium chromium-browser google-chrome, \
+	$(shell command -v $b)))
+FIND_BROWSER = @command -v '$(BROWSER)' >/dev/null || { echo \
+	"No Chromium or Chrome found: install one or name it, make pdf \
+	BROWSER=..." >&2; exit 1; }
+
+pdf: ## execute the notebooks in full and print the book as one PDF
+	$(FIND_BROWSER)
+	@$(MAKE) --no-print-directory .venv
+	@rm -rf _build/singlehtml _build/.doctrees _build/pdf
+	$(BIN)/jupyter-book build . -n -W --keep-going \
+		--builder custom --custom-builder singlehtml
+	@mkdir -p _build/pdf
+	'$(BROWSER)' --headless --no-sandbox --disable-gpu \
+		--user-data-dir=_build/pdf/.browser --virtual-time-budget=60000 \
+		--no-pdf-header-footer --print-to-pdf=_build/pdf/book.pdf \
+		'file://$(CURDIR)/_build/singlehtml/index.html'
+	@rm -rf _build/pdf/.browser
+	@test -s _build/pdf/book.pdf
+	@echo '$(CURDIR)/_build/pdf/book.pdf'
 
 test: $(STAMP) ## run all tests, the book's build among them
 	$(BIN)/python -m pytest $(ARGS)

@@ -5,16 +5,25 @@
 2. A page whose results were computed on the twin says so above its text.
 3. Each executed cell has an address, ``page.html#cell-N`` with its execution
    count, so that a number can be linked to the cell that computed it.
+4. A page with an interactive figure loads plotly's script, of which the book
+   has one copy, taken from the package.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import plotly
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 from nestedae_utils import records
 from nestedae_utils.chapter import NOTICE, results_folder
+from nestedae_utils.live import DIVISION
+
+PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 
 def read_index_last(
@@ -49,9 +58,28 @@ def name_the_cells(app: Sphinx, doctree: nodes.document) -> None:
             node["ids"].append(f"cell-{node['exec_count']}")
 
 
+def offer_plotly(app: Sphinx) -> None:
+    """Copy plotly's script into the book, beside the other static files."""
+    app.config.html_static_path.append(str(PLOTLY))
+
+
+def load_plotly(
+    app: Sphinx,
+    pagename: str,
+    templatename: str,
+    context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
+    """Load plotly's script where a page has a figure of it."""
+    if DIVISION in context.get("body", ""):
+        app.add_js_file(PLOTLY.name)
+
+
 def setup(app: Sphinx) -> dict[str, bool | str]:
-    """Register all three with Sphinx."""
+    """Register all four with Sphinx."""
     app.connect("env-before-read-docs", read_index_last)
     app.connect("doctree-read", name_the_cells)
     app.connect("doctree-resolved", warn_of_the_twin)
+    app.connect("builder-inited", offer_plotly)
+    app.connect("html-page-context", load_plotly)
     return {"version": "1", "parallel_read_safe": False}

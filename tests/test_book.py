@@ -2,21 +2,15 @@
 
 import ast
 import html
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from conftest import ROOT, build, pages
 
 from nestedae_utils import claims, records, tables
 from nestedae_utils.checks import DataError
-
-ROOT = Path(__file__).parents[1]
-BOOK = Path(sys.executable).with_name("jupyter-book")
 
 # The issue's bands; per sample and as made, on the paper's data.
 BANDS = {
@@ -28,45 +22,6 @@ BANDS = {
     "pce_mae_val_per_sample": (2.53, 2.70),
     "single_pce_mae_val_per_sample": (3.1, 3.3),
 }
-
-
-def pages(folder=ROOT):
-    """Return the names of all pages in the table of contents."""
-    contents = yaml.safe_load((folder / "_toc.yml").read_text())
-    files = [
-        chapter["file"]
-        for part in contents["parts"]
-        for chapter in part["chapters"]
-    ]
-    return [contents["root"], *files]
-
-
-def build(source, output, **environment):
-    """Build the book from clean; return the process."""
-    return subprocess.run(
-        [
-            *(BOOK, "build", source, "--path-output", output),
-            *("-n", "-W", "--keep-going"),
-        ],
-        env={
-            **os.environ,
-            "NESTEDAE_RESULTS": str(output / "results"),
-            "JUPYTER_PREFER_ENV_PATH": "1",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def book(tmp_path_factory):
-    """Build the book with all defaults; return its output folder."""
-    output = tmp_path_factory.mktemp("book")
-    done = build(ROOT, output)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return output
 
 
 @pytest.fixture(scope="module")
@@ -131,40 +86,6 @@ def test_no_page_has_a_progress_bar(book):
             encoding="utf-8"
         )
         assert "it/s" not in page, name
-
-
-@pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip("no Chromium or Chrome on this machine")
-    return found
-
-
-@pytest.mark.book
-@pytest.mark.parametrize("name", pages())
-def test_a_browser_shows_every_page_offline(book, browser, tmp_path, name):
-    page = book / "_build" / "html" / f"{name}.html"
-    done = subprocess.run(
-        [
-            *(browser, "--headless", "--no-sandbox", "--disable-gpu"),
-            *("--no-first-run", "--disable-background-networking"),
-            *("--disable-component-update", "--disable-sync"),
-            # Nothing but the book's own files can be reached.
-            *("--proxy-server=127.0.0.1:9", "--virtual-time-budget=10000"),
-            *(f"--user-data-dir={tmp_path}", "--dump-dom", page.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    written = page.read_text(encoding="utf-8").count('class="math ')
-    drawn = done.stdout.count("<mjx-container")
-    assert drawn >= written, "every formula is drawn"
-    assert "<mjx-merror" not in done.stdout
-    assert "<h1>" in done.stdout
 
 
 @pytest.mark.book

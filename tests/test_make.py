@@ -87,6 +87,18 @@ def test_the_book_is_built_strictly_and_from_clean(tree):
     assert plan.index("rm -rf _build/html") < plan.index("jupyter-book build")
 
 
+@pytest.mark.parametrize("given", [[], ["BROWSER=./none"]])
+def test_without_a_browser_the_pdf_is_refused_in_one_line(tree, given):
+    stub(tree / "bin" / "python3.11", tree / "log")
+    refused = make(tree, "pdf", *given)
+    assert refused.returncode != 0
+    message, own = refused.stderr.splitlines()
+    assert message.startswith("No Chromium or Chrome found")
+    assert "BROWSER=..." in message
+    assert own.startswith("make: ***")
+    assert not (tree / ".venv").exists()
+
+
 @pytest.mark.parametrize("given", [[], ["PYTHON=./none"]])
 def test_without_a_python_one_line_says_so(tree, given):
     # what a shim for a version that is not installed does
