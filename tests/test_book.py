@@ -194,11 +194,12 @@ def test_without_data_the_book_says_twin(tmp_path):
     ):
         shutil.copy(ROOT / name, source / name)
     shutil.copytree(ROOT / "_ext", source / "_ext")
-    # Links to the chapters that this small book leaves out.
+    # Links to the pages that this small book leaves out.
     for path in (source / "index.md", source / f"{chapter}.ipynb"):
         text = path.read_text(encoding="utf-8")
         text = re.sub(r"\{doc\}`([^`<]+)\s<[^`]+>`", r"\1", text)
         text = re.sub(r"\[([^]]+)\]\(0[^)]+\)", r"\1", text)
+        text = re.sub(r"\{term\}`([^`<]+?)(?: <[^`]+>)?`", r"\1", text)
         path.write_text(text, encoding="utf-8")
     (source / "_toc.yml").write_text(
         "format: jb-book\nroot: index\nparts:\n- chapters:\n"
