@@ -1,7 +1,7 @@
 """The built book in a browser, opened as files and without a network."""
 
-import re
 import functools
+import re
 import shutil
 from urllib.parse import unquote, urldefrag, urlsplit
 from urllib.request import url2pathname
