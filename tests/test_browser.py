@@ -271,7 +271,7 @@ def test_dark_mode_is_legible(open_page, name):
     page = open_page(name, color_scheme="dark")
     unfold(page)
     text, ground = page.evaluate(
-        "[getComputedStyle(document.querySelector('article')).color,"
+        "[getComputedStyle(document.querySelector('article, main')).color,"
         " getComputedStyle(document.body).backgroundColor]"
     )
     assert light(ground) < 0.05

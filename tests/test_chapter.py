@@ -631,6 +631,8 @@ def test_setup_registers_all(companion):
         "env-before-read-docs": companion.read_index_last,
         "doctree-read": companion.name_the_cells,
         "doctree-resolved": companion.warn_of_the_twin,
+        "builder-inited": companion.offer_plotly,
+        "html-page-context": companion.load_plotly,
     }
     assert told["parallel_read_safe"] is False
 
