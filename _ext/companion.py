@@ -7,6 +7,7 @@
    count, so that a number can be linked to the cell that computed it.
 4. A page with an interactive figure loads plotly's script, of which the book
    has one copy, taken from the package.
+5. Without the repository's URL there is nothing to launch a notebook from.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import plotly
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 
 from nestedae_utils import records
@@ -75,8 +77,15 @@ def load_plotly(
         app.add_js_file(PLOTLY.name)
 
 
+def launch_only_what_is_published(app: Sphinx, config: Config) -> None:
+    """Drop the launch buttons, which the theme cannot draw without a URL."""
+    if not config.html_theme_options.get("repository_url"):
+        config.html_theme_options.pop("launch_buttons", None)
+
+
 def setup(app: Sphinx) -> dict[str, bool | str]:
-    """Register all four with Sphinx."""
+    """Register all five with Sphinx."""
+    app.connect("config-inited", launch_only_what_is_published)
     app.connect("env-before-read-docs", read_index_last)
     app.connect("doctree-read", name_the_cells)
     app.connect("doctree-resolved", warn_of_the_twin)

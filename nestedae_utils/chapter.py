@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from nestedae_utils import checks, figures, records
 from nestedae_utils.cache import LIBRARIES
 from nestedae_utils.checks import ParameterError
-from nestedae_utils.datasets import DATA
+from nestedae_utils.datasets import DATA, INSTALLED
 from nestedae_utils.protocol import SETTINGS
 from nestedae_utils.scales import resolve_device
 from nestedae_utils.tables import SOURCES, Tables
@@ -132,8 +132,13 @@ RULES = {
 
 
 def results_folder() -> Path:
-    """Return where results go: ``NESTEDAE_RESULTS``, or ``results/``."""
-    return Path(os.environ.get("NESTEDAE_RESULTS") or DATA.parent / "results")
+    """Return where results go: ``NESTEDAE_RESULTS``, or ``results/``.
+
+    That folder lies in the checkout, or where there is none in the folder
+    that the notebook runs in.
+    """
+    here = Path.cwd() if INSTALLED else DATA.parent
+    return Path(os.environ.get("NESTEDAE_RESULTS") or here / "results")
 
 
 @dataclass

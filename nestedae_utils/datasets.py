@@ -25,7 +25,11 @@ import requests
 
 from nestedae_utils.checks import DataError, DataUnavailable, nearest
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+_PACKAGE = Path(__file__).resolve().parent
+INSTALLED = (_PACKAGE / "data").is_dir()
+"""Was the package installed, with its data inside, and not checked out?"""
+DATA = (_PACKAGE if INSTALLED else _PACKAGE.parent) / "data"
+NOTEBOOKS = DATA.with_name("notebooks")
 CACHE_VARIABLE = "NESTEDAE_CACHE"
 MIRROR_VARIABLE = "NESTEDAE_DATA_MIRROR"
 TIMEOUT = 10.0

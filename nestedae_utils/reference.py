@@ -2,7 +2,7 @@
 
 The folder holds the results of a full run of all chapters; ``make reference``
 makes that run.  Only runs with the paper's data and settings are kept.  The
-README's picture comes from the same run.
+README's pictures come from the same run.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from nestedae_utils import records
 from nestedae_utils.checks import DataError
 from nestedae_utils.datasets import DATA
 
-PICTURE = DATA.parent / "images" / "latent_map.svg"
-"""The README's picture, Fig. 5 redrawn by the same run."""
+PICTURES = {
+    "latent_map": ("07_latent_maps", "fig-07-map"),
+    "single_vs_nested": ("03_fig2_single_vs_nested", "fig-03-violins"),
+    "what_is_seen": ("08_audit", "fig-08-seen"),
+}
+"""The README's pictures: the notebook and the figure's name."""
 
 
 def refresh(results: Path, reference: Path = records.REFERENCE) -> list[Path]:
@@ -76,9 +80,15 @@ if __name__ == "__main__":
         folder = Path(sys.argv[1])
         for path in refresh(folder):
             print(path)
-        svg = picture(folder / "07_latent_maps.ipynb", "fig-07-map")
-        PICTURE.parent.mkdir(exist_ok=True)
-        PICTURE.write_text(svg, encoding="utf-8")
-        print(PICTURE)
+        drawn = {
+            DATA.parent / "images" / f"{name}.svg": picture(
+                folder / f"{notebook}.ipynb", figure
+            )
+            for name, (notebook, figure) in PICTURES.items()
+        }
+        for path, svg in drawn.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(svg, encoding="utf-8")
+            print(path)
     except (DataError, OSError) as error:
         sys.exit(f"reference: {error}")

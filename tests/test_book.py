@@ -4,10 +4,12 @@ import ast
 import html
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, build, pages
+import yaml
+from conftest import BOOK, ROOT, build, pages
 
 from nestedae_utils import claims, records, tables
 from nestedae_utils.checks import DataError
@@ -229,6 +231,44 @@ def test_without_data_the_book_says_twin(tmp_path):
     for record in kept["records"]:
         shown = records.plus_minus(record["value"], record["spread"])
         assert f"<td>{shown}</td>" in html.unescape(board)
+
+
+@pytest.mark.book
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["", "https://github.com/someone/a-fork"])
+def test_one_setting_offers_to_launch_a_notebook(tmp_path, url):
+    """A book of one chapter that is not executed."""
+    source, name = tmp_path / "source", "02_synthetic_data"
+    source.mkdir()
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    assert config["repository"]["url"] == "", "set by whoever publishes"
+    config["repository"]["url"] = url
+    config["execute"]["execute_notebooks"] = "off"
+    (source / "_config.yml").write_text(yaml.safe_dump(config))
+    (source / "_toc.yml").write_text(f"format: jb-book\nroot: {name}\n")
+    shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", source)
+    shutil.copytree(ROOT / "_ext", source / "_ext")
+    # not by build: the chapter's links lead to pages that are left out
+    done = subprocess.run(
+        [BOOK, "build", source, "--path-output", tmp_path],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    page = (tmp_path / "_build" / "html" / f"{name}.html").read_text("utf-8")
+    launched = re.findall(
+        r'href="(https://(?:mybinder|colab)[^"]*)"', html.unescape(page)
+    )
+    assert launched == (
+        [
+            "https://mybinder.org/v2/gh/someone/a-fork/main"
+            f"?urlpath=lab/tree/{name}.ipynb",
+            "https://colab.research.google.com/github/someone/a-fork/blob/"
+            f"main/{name}.ipynb",
+        ]
+        if url
+        else []
+    )
 
 
 def test_a_named_mirror_without_the_file_is_no_twin(tmp_path, monkeypatch):

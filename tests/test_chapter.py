@@ -623,11 +623,21 @@ def test_executed_cells_have_an_address(companion):
     assert found == [["cell-1"], [], [], ["cell-12"], []]
 
 
+@pytest.mark.parametrize("url", ["", None, "https://example.org/a/b"])
+def test_what_is_not_published_is_not_launched(companion, url):
+    buttons = {"binderhub_url": "https://mybinder.org"}
+    options = {"repository_url": url, "launch_buttons": buttons}
+    config = SimpleNamespace(html_theme_options=options)
+    companion.launch_only_what_is_published(None, config)
+    assert options.get("launch_buttons") == (buttons if url else None)
+
+
 def test_setup_registers_all(companion):
     connected = {}
     app = SimpleNamespace(connect=connected.__setitem__)
     told = companion.setup(app)
     assert connected == {
+        "config-inited": companion.launch_only_what_is_published,
         "env-before-read-docs": companion.read_index_last,
         "doctree-read": companion.name_the_cells,
         "doctree-resolved": companion.warn_of_the_twin,

@@ -8,7 +8,7 @@ import pytest
 
 from nestedae_utils import datasets, records, reference
 from nestedae_utils.checks import DataError
-from nestedae_utils.reference import picture, refresh
+from nestedae_utils.reference import PICTURES, picture, refresh
 
 GAP = "gap_mae_train_as_made"
 
@@ -104,7 +104,7 @@ def test_refresh_of_a_damaged_file(folders):
     assert not kept.exists()
 
 
-# --- the README's picture --------------------------------------------------
+# --- the README's pictures -------------------------------------------------
 
 
 def notebook(path, output, name="fig-07-map"):
@@ -168,15 +168,19 @@ def run(monkeypatch, folders, tmp_path):
 
 def test_program_tells_what_it_wrote(run, folders, tmp_path, capsys):
     ran, kept = folders
-    notebook(ran / "07_latent_maps.ipynb", drawn("<svg/>"))
+    images = []
+    for place, (name, (from_, figure)) in enumerate(PICTURES.items()):
+        path = ran / f"{from_}.ipynb"
+        notebook(path, drawn(f"<svg id='{place}'/>"), figure)
+        images.append(tmp_path / "images" / f"{name}.svg")
     run(ran)
     told = capsys.readouterr()
-    image = tmp_path / "images" / "latent_map.svg"
-    written = [kept / "03_a.json", kept / "05_b.json", image]
+    written = [kept / "03_a.json", kept / "05_b.json", *images]
     assert told.out.splitlines() == [str(path) for path in written]
     assert told.err == ""
     assert all(path.is_file() for path in written)
-    assert image.read_text(encoding="utf-8") == "<svg/>"
+    for place, image in enumerate(images):
+        assert image.read_text(encoding="utf-8") == f"<svg id='{place}'/>"
 
 
 def failure(run, *arguments):
@@ -202,8 +206,12 @@ def test_program_fails_with_one_line(run, folders, tmp_path):
     assert not (tmp_path / "images").exists()
 
 
-def test_program_without_the_notebook_of_the_picture(run, folders, tmp_path):
-    assert "07_latent_maps.ipynb" in failure(run, folders[0])
+def test_program_without_the_notebook_of_a_picture(run, folders, tmp_path):
+    (first, figure), *_ = PICTURES.values()
+    assert f"{first}.ipynb" in failure(run, folders[0])
+    notebook(folders[0] / f"{first}.ipynb", drawn("<svg/>"), figure)
+    told = failure(run, folders[0])
+    assert any(f"{name}.ipynb" in told for name, _ in PICTURES.values())
     assert not (tmp_path / "images").exists()
 
 
