@@ -72,13 +72,15 @@ FIND_BROWSER = @command -v '$(BROWSER)' >/dev/null || { echo \
 pdf: ## execute the notebooks in full and print the book as one PDF
 	$(FIND_BROWSER)
 	@$(MAKE) --no-print-directory .venv
-	@rm -rf _build/singlehtml _build/.doctrees _build/pdf
+	@rm -rf _build/singlehtml _build/.doctrees _build/.jupyter_cache \
+		_build/pdf results
 	$(BIN)/jupyter-book build . -n -W --keep-going \
 		--builder custom --custom-builder singlehtml
 	@mkdir -p _build/pdf
 	'$(BROWSER)' --headless --no-sandbox --disable-gpu \
 		--user-data-dir=_build/pdf/.browser --virtual-time-budget=60000 \
-		--no-pdf-header-footer --print-to-pdf=_build/pdf/book.pdf \
+		--no-pdf-header-footer --generate-pdf-document-outline \
+		--print-to-pdf=_build/pdf/book.pdf \
 		'file://$(CURDIR)/_build/singlehtml/index.html'
 	@rm -rf _build/pdf/.browser
 	@test -s _build/pdf/book.pdf

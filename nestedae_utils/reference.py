@@ -20,7 +20,7 @@ PICTURES = {
     "single_vs_nested": ("03_fig2_single_vs_nested", "fig-03-violins"),
     "what_is_seen": ("08_audit", "fig-08-seen"),
 }
-"""The README's pictures: the notebook and the figure's name."""
+"""The README's pictures, each with its notebook and its figure's name."""
 
 
 def refresh(results: Path, reference: Path = records.REFERENCE) -> list[Path]:
