@@ -22,6 +22,7 @@ from IPython import get_ipython
 from IPython.display import HTML, Markdown, display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from myst_nb import glue
 
 from nestedae_utils import checks, figures, records
 from nestedae_utils.cache import LIBRARIES
@@ -266,7 +267,14 @@ class Chapter:
         self.records = [*others, one]
 
     def finish(self) -> HTML:
-        """Write ``results/<name>.json``; return the records as a table."""
+        """Write ``results/<name>.json``; return the records as a table.
+
+        In the book the chapter's text can name each value by its quantity,
+        as in ``{glue:text}`gap_mae_val_as_made:.3f```.
+        """
+        if get_ipython() is not None:
+            for one in self.records:
+                glue(one.quantity, one.value, display=False)
         versions = {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in LIBRARIES},
