@@ -540,16 +540,17 @@ class Declaration(_Part):
 
     @model_validator(mode="after")
     def _in_order(self) -> Declaration:
+        names = [scale.name for scale in self.scales]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise _fault(
+                    f"two scales are named {name!r}; give each a name of "
+                    "its own.",
+                    *("scales", index, "name"),
+                )
         before: list[str] = []
         for index, scale in enumerate(self.scales):
             here = ("scales", index)
-            if scale.name in before:
-                raise _fault(
-                    f"two scales are named {scale.name!r}; give each a name "
-                    "of its own.",
-                    *here,
-                    "name",
-                )
             used: set[str] = set()
             for name, block in scale.inputs.items():
                 at = (*here, "inputs", name)
