@@ -116,7 +116,7 @@ FAULTS = {
     "two colons": ("latent: 2", "latent: 2: 3", 8, "not YAML"),
     "a control character": ("latent: 2", "latent: \a", 8, "not YAML"),
     "unknown key": ("latent: 2", "latents: 2", 8, "Did you mean 'latent'?"),
-    "unknown key above": ("training:", "trainig:", 21, "'training'?"),
+    "unknown key above": ("training:", "train:", 21, "'training'?"),
     "unknown key below": ("loss", "los", 18, "Did you mean 'loss'?"),
     "missing key": ("    latent: 2\n", "", 3, "latent: is missing"),
     "missing table": ("    table: gaps.csv\n", "", 3, "table: is missing"),
