@@ -34,6 +34,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from inspect import Signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -317,6 +318,13 @@ class _Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **settings: Any) -> None:
+        super().__pydantic_init_subclass__(**settings)
+        # parts are made by from_plain; pydantic's own signature would show
+        # every validator on the page of the package
+        cls.__signature__ = Signature()
+
     @model_validator(mode="before")
     @classmethod
     def _known(cls, given: Any) -> Any:
@@ -420,7 +428,8 @@ class ScaleDeclaration(_Part):
     Attributes
     ----------
     name, table
-        Its name; its CSV table, relative to the declaration's folder.
+        Its name; the path of its CSV table, from the declaration's folder.
+        It may lead elsewhere, since a table is only read.
     inputs
         Blocks of numbers and of latents, by name.
     categories
@@ -715,7 +724,7 @@ class Declaration(_Part):
 
     @property
     def title(self) -> str:
-        """The name of what is written: letters, digits, ``_`` and ``-``."""
+        """Name for files, of letters, digits, ``_`` and ``-`` only."""
         stem = re.sub(r"[^\w-]+", "_", Path(self._place.path).stem)
         return self.name or stem.strip("_-")[:40] or "declaration"
 

@@ -108,6 +108,7 @@ class Fitted:
         """
         path = Path(path)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
+        chain = path.with_name(f"{beside.name}.chain")
         plain = {**self.declaration.plain(), "name": self.declaration.title}
         report = self.report.astype(object)
         content = {
@@ -118,10 +119,10 @@ class Fitted:
         }
         text = json.dumps(content, ensure_ascii=True, allow_nan=False)
         try:
-            self.chain.save(beside.with_suffix(".pt"))
+            self.chain.save(chain)
             with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
                 archive.writestr(_DECLARED, text)
-                archive.write(beside.with_suffix(".pt"), _CHAIN)
+                archive.write(chain, _CHAIN)
             os.replace(beside, path)
         except OSError as error:
             raise DataError(
@@ -129,7 +130,7 @@ class Fitted:
                 "another folder."
             ) from None
         finally:
-            beside.with_suffix(".pt").unlink(missing_ok=True)
+            chain.unlink(missing_ok=True)
             beside.unlink(missing_ok=True)
         return path
 
@@ -141,8 +142,8 @@ class Fitted:
 
         Returns
         -------
-        list of Path
-            The model, the report and the held-out rows.
+        list
+            Paths of the model, the report and the held-out rows.
 
         Raises
         ------

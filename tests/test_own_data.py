@@ -413,6 +413,18 @@ def test_a_table_is_read_as_it_stands(tmp_path):
     ]
 
 
+def test_a_table_may_stand_anywhere(folder):
+    """Upwards or by its full path; it is only read."""
+    declared = TEXT.replace("gaps.csv", str(folder / "gaps.csv"))
+    declared = declared.replace("binding.csv", "../binding.csv")
+    found = parse(declared, folder / "inner" / "mine.yml")
+    (folder / "inner").mkdir()
+    kinds = {}
+    for scale in found.scales:
+        task = own_data._task(found, scale.name, kinds, "declared")
+        assert task.rows == 24
+
+
 def test_no_address_and_no_device_is_read(tmp_path):
     for table in ("https://example.org/a.csv", "/dev/zero", "a\0b", "~/a"):
         text = TEXT.replace("gaps.csv", json.dumps(table))
