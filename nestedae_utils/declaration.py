@@ -198,6 +198,19 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     return text
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotes what would not be read as the text that it is."""
+
+
+def _represented(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    tag = "tag:yaml.org,2002:str"
+    same = _scalar(yaml.ScalarNode(tag, text)) == text
+    return dumper.represent_scalar(tag, text, style=None if same else "'")
+
+
+_Dumper.add_representer(str, _represented)
+
+
 def _values(
     node: yaml.Node, place: _Place, keys: tuple[str | int, ...] = ()
 ) -> Any:
@@ -260,10 +273,12 @@ def _named(_: str, value: Any) -> str:
 
 
 def _text(_: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > 200:
+    text = value if isinstance(value, str) else ""
+    if not text.strip() or len(text) > 200 or not text.isprintable():
         raise ParameterError(
-            f"{_shown(value)} given, a text of up to 200 characters is "
-            "allowed; put a name that reads as a number in quotes."
+            f"{_shown(value)} given, a text of up to 200 printable "
+            "characters is allowed; put a name that reads as a number in "
+            "quotes."
         )
     return value
 
@@ -734,8 +749,8 @@ class Declaration(_Part):
 
     def text(self) -> str:
         """Return the declaration as YAML."""
-        return yaml.safe_dump(
-            self.plain(), sort_keys=False, allow_unicode=True
+        return yaml.dump(
+            self.plain(), Dumper=_Dumper, sort_keys=False, allow_unicode=True
         )
 
 

@@ -1,5 +1,6 @@
 """The YAML file that declares scales: what it says, and every fault in it."""
 
+import json
 import re
 import textwrap
 from pathlib import Path
@@ -142,6 +143,7 @@ FAULTS = {
     "choice": ("huber", "hubert", 18, "Did you mean 'huber'?"),
     "loss of a kind": ("category", "category, loss: mae", 19, "for a categ"),
     "a number as name": ("name: gap", "name: 7", 3, "7 given, a name is"),
+    "a line break": ("radius", '"a\\nb"', 6, "up to 200 printable"),
     "a number as column": ("radius", "7", 6, "7 given, a text of up to"),
     "bar in a name": ("name: gap", "name: a|b", 3, "'a|b' given, a name"),
     "missing latents": (
@@ -374,6 +376,9 @@ PATHS = (
 
 @given(path=st.sampled_from(PATHS), value=ANYTHING)
 @settings(max_examples=300, deadline=None)
+@example("scales 0 predict gap", "0\x85")
+@example("scales 0 predict gap", "0E0")
+@example("scales 0 table", "\ud800")
 def test_a_good_file_with_anything_in_one_place(path, value):
     plain = parse(GOOD).plain()
     *ahead, last = [int(k) if k.isdecimal() else k for k in path.split()]
@@ -433,4 +438,13 @@ def test_a_declaration_makes_the_round_trip(plain):
     again = parse(found.text(), "mine.yml")
     assert again.plain() == found.plain()
     assert again.text() == found.text()
-    assert parse(yaml.safe_dump(plain), "mine.yml").plain() == found.plain()
+    # JSON is YAML with every text in quotes
+    text = json.dumps(plain, ensure_ascii=False)
+    assert parse(text, "mine.yml").plain() == found.plain()
+
+
+@pytest.mark.parametrize("column", ["0E0", "7", "true", "Null", "~", ".NaN"])
+def test_a_text_that_reads_as_something_else_is_quoted(column):
+    found = parse(GOOD.replace("Gap", f"'{column}'"))
+    again = parse(found.text())
+    assert again.scales[0].predict["gap"].column == column
