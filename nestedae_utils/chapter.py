@@ -208,12 +208,12 @@ class Chapter:
             for name, value in self.protocol.items()
         )
 
-    def use(self, tables: Tables) -> Tables:
-        """Note which perovskite tables the chapter uses; warn of the twin."""
+    def use(self, tables: Tables, notice: str = NOTICE) -> Tables:
+        """Note which tables the chapter uses; show a notice of the twin."""
         self.source = tables.source
         self.note(tables.checksums)
         if tables.source == "twin":
-            display(Markdown(NOTICE))
+            display(Markdown(notice))
         return tables
 
     def note(self, checksums: Mapping[str, str]) -> None:

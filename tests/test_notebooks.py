@@ -59,6 +59,15 @@ CHANGED = {
         "epochs": 2,
         "data_source": "twin",
     },
+    "10_your_data": {
+        **SMALL,
+        "folds": 3,
+        "batch_size": 30,
+        "learning_rate": 0.01,
+        "gap_latent": 3,
+        "latent": 4,
+        "data_source": "twin",
+    },
     "08_audit": {
         **SMALL,
         "side_seeds": 1,
@@ -74,6 +83,7 @@ NO_PROTOCOL = {
     "02_synthetic_data",
     "04_perovskite_data",
     "09_better",
+    "10_your_data",
 }
 WRONG = [
     ("01_autoencoders", {"epoch": 10}, "'epochs'"),
@@ -89,6 +99,8 @@ WRONG = [
     ("07_latent_maps", {"device": "gpu"}, "device: 'gpu' given"),
     ("08_audit", {"side_seeds": 0}, "side_seeds: 0 given"),
     ("08_audit", {"side_seed": 2}, "'side_seeds'"),
+    ("10_your_data", {"gap_latents": 3}, "'gap_latent'"),
+    ("10_your_data", {"folds": 1}, "folds: 1 given"),
 ]
 
 

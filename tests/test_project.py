@@ -26,9 +26,9 @@ EACH_NOTEBOOK = pytest.mark.parametrize(
 )
 # A module imports only from those before it.
 ORDER = (
-    "checks datasets cache synthetic perovskites twin tables scales training "
-    "nested metrics claims records protocol baselines selection figures live "
-    "chapter reference"
+    "checks datasets cache synthetic perovskites twin tables solvents scales "
+    "training nested metrics claims records protocol baselines selection "
+    "declaration own_data figures live chapter reference"
 ).split()
 
 
