@@ -68,8 +68,9 @@ def main(
         return 128 + stopped.number
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "nestedae"
-        words = " ".join(error.format_message().split())
-        _complain(f"{words.rstrip('.')}; see {where} --help.")
+        words = error.format_message().rstrip(".")
+        mark = "" if words.endswith("?") else "."
+        _complain(f"{words}{mark} See {where} --help.")
         return 2
     except ParameterError as error:
         _complain(str(error))

@@ -242,6 +242,8 @@ def run(
     """
     folder = Path(os.path.abspath(folder))
     try:
+        # before the lock too, which would lie beside folders of others
+        _usable(what, folder, force=True)
         with locked(folder):
             found = _usable(what, folder, force)
             if found is not None:
@@ -271,10 +273,14 @@ def locked(folder: Path) -> Iterator[None]:
         If the folder beside which the lock lies cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder.parent / f".{folder.name}.lock")
+    path = folder.parent / f".{folder.name}.lock"
+    lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
+        if not path.exists():
+            # some file systems say "not found" of what they refuse
+            path.touch()
         raise RunError(
             f"{folder}: another run is being made there; wait for its end, or "
             "give another folder with -o."
@@ -285,6 +291,8 @@ def locked(folder: Path) -> Iterator[None]:
             shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
+        # first removed: who waits for this very file sees that, and retries
+        path.unlink(missing_ok=True)
         lock.release()
 
 

@@ -9,6 +9,7 @@ the data, but no common file system.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import itertools
 import json
@@ -210,7 +211,8 @@ def sweep(
             "allowed, for example tcp://127.0.0.1:8786."
         )
     try:
-        with runs.locked(folder):
+        _check(folder)
+        with runs.locked(folder), _client(dask) as client:
             _prepare(what, folder)
             outcomes = {
                 one.key: kept
@@ -222,8 +224,8 @@ def sweep(
                 tell(f"{len(outcomes)} of {len(what)} runs are there already")
             made = (
                 _here(missing, folder, jobs, force)
-                if dask is None
-                else _there(missing, folder, dask, force, tell)
+                if client is None
+                else _there(missing, folder, client, force, tell)
             )
             count = len(outcomes)
             for outcome in made:
@@ -263,19 +265,26 @@ def _place(what: Plan, folder: Path) -> Path:
     return folder / "runs" / what.key[:16]
 
 
-def _prepare(what: Sequence[Plan], folder: Path) -> None:
+def _check(folder: Path) -> None:
+    """Refuse a folder that holds anything but a sweep."""
     if folder.exists() and not folder.is_dir():
         raise RunError(
             f"{folder}: not a folder; give another with -o, or remove it."
         )
-    record = folder / RECORD
-    if folder.is_dir() and any(folder.iterdir()) and not record.is_file():
+    if (
+        folder.is_dir()
+        and any(folder.iterdir())
+        and not (folder / RECORD).is_file()
+    ):
         raise RunError(
             f"{folder}: not empty, and holds no sweep; give an empty or a new "
             "folder with -o."
         )
+
+
+def _prepare(what: Sequence[Plan], folder: Path) -> None:
     records.write_json(
-        record,
+        folder / RECORD,
         {
             "chapter": what[0].notebook.name,
             "runs": {_place(one, folder).name: one.given for one in what},
@@ -356,11 +365,11 @@ def _here(
 # --- on many machines ------------------------------------------------------
 
 
-def _there(
-    what: Sequence[Plan], folder: Path, address: str, force: bool, tell: Tell
-) -> Iterator[Outcome]:
-    """Make runs on the workers of a Dask scheduler."""
-    if not what:
+@contextlib.contextmanager
+def _client(address: str | None) -> Iterator[Any]:
+    """Connect to a scheduler; None without an address."""
+    if address is None:
+        yield None
         return
     import distributed
 
@@ -368,25 +377,33 @@ def _there(
         client = distributed.Client(
             address, timeout=PATIENCE, set_as_default=False
         )
-    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise RunError(
             f"dask: no scheduler answers at {address} within {PATIENCE} s "
             f"({type(error).__name__}); start it, or correct the address."
         ) from None
     try:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
-            tell(f"waiting for a worker at {address}")
-        futures = {
-            client.submit(remote, _parcel(plan), pure=False): plan
-            for plan in what
-        }
-        try:
-            for future in distributed.as_completed(futures):
-                yield _arrived(futures[future], future, folder, force)
-        finally:
-            client.cancel(list(futures))
+        yield client
     finally:
         client.close(timeout=PATIENCE)
+
+
+def _there(
+    what: Sequence[Plan], folder: Path, client: Any, force: bool, tell: Tell
+) -> Iterator[Outcome]:
+    """Make runs on the workers of a Dask scheduler."""
+    from distributed import as_completed
+
+    if what and not client.scheduler_info(n_workers=-1)["workers"]:
+        tell(f"waiting for a worker at {client.scheduler.address}")
+    futures = {
+        client.submit(remote, _parcel(plan), pure=False): plan for plan in what
+    }
+    try:
+        for future in as_completed(futures):
+            yield _arrived(futures[future], future, folder, force)
+    finally:
+        client.cancel(list(futures))
 
 
 def _parcel(what: Plan) -> dict[str, Any]:
