@@ -226,13 +226,18 @@ def _main() -> None:
         print(json.dumps(message), file=messages, flush=True)
 
     out = Path(job["out"])
-    threading.Thread(
-        target=_watch, args=(job["token"], out.parent), daemon=True
-    ).start()
+    alone = threading.Event()
+    watch = threading.Thread(
+        target=_watch, args=(job["token"], out.parent, alone), daemon=True
+    )
+    watch.start()
     try:
         _papermill(Path(job["source"]), out, job["parameters"], say)
         _html(out)
     except BaseException as error:
+        if alone.is_set():
+            # the kernel was ended on purpose; the end comes from there
+            watch.join()
         say(
             error=_words(error),
             killed=type(error).__name__ == "DeadKernelError",
@@ -241,11 +246,14 @@ def _main() -> None:
     say(done=True)
 
 
-def _watch(token: str, folder: Path) -> None:
+def _watch(token: str, folder: Path, alone: threading.Event) -> None:
     """End with all that was started when the caller is gone."""
     sys.stdin.read()
+    alone.set()
     end(token)
-    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(9):
+        # papermill may be writing there
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 
