@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import math
 import os
 import re
@@ -373,6 +374,9 @@ def _client(address: str | None) -> Iterator[Any]:
         return
     import distributed
 
+    # It logs tracebacks of lost connections; the outcomes say it in a line.
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = distributed.Client(
             address, timeout=PATIENCE, set_as_default=False
@@ -400,7 +404,7 @@ def _there(
         client.submit(remote, _parcel(plan), pure=False): plan for plan in what
     }
     try:
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=client.loop):
             yield _arrived(futures[future], future, folder, force)
     finally:
         client.cancel(list(futures))

@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ET
 import pandas as pd
 import pytest
 from conftest import ROOT, marked, tiny
+from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -311,6 +312,8 @@ def cluster(tmp_path):
     environment = {"TEST_MARK": f"mark-{tmp_path}", "PYTHONPATH": str(ROOT)}
     (tmp_path / "cluster").mkdir()
     made = Cluster(tmp_path / "cluster", environment)
+    with Client(made.address, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
     yield made
     made.stop()
 
@@ -434,6 +437,7 @@ def test_a_scheduler_that_is_lost(cluster, notebooks, tmp_path):
 
     def tell(line):
         cluster.scheduler.kill()
+        cluster.scheduler.wait()
 
     done = sweeps.sweep(
         planned(notebooks, "seed=0..5"),
