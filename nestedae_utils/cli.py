@@ -198,7 +198,7 @@ def _run(
 
     what = runs.plan(notebook, values)
     done = runs.run(what, out or what.folder, force, _cells())
-    where = _shown(done.folder)
+    where = runs.shown(done.folder)
     if done.found:
         click.echo(
             f"{where}: this run is there, finished {done.record['finished']}; "
@@ -250,7 +250,7 @@ def _sweep(
             "--jobs and --dask: both given, one of them is allowed."
         )
     notebook = parameters.find(chapter, notebooks)
-    from nestedae_utils import sweeps
+    from nestedae_utils import runs, sweeps
 
     values = sweeps.grid(notebook, [*grid, *more])
     fixed = parameters.parse(notebook, parameters.assignments(given))
@@ -261,7 +261,7 @@ def _sweep(
     )
     bad = [one for one in outcomes if one.run is None]
     click.echo(
-        f"{_shown(folder)}: {len(outcomes) - len(bad)} of {len(outcomes)} "
+        f"{runs.shown(folder)}: {len(outcomes) - len(bad)} of {len(outcomes)} "
         "runs finished"
     )
     for one in bad:
@@ -277,14 +277,24 @@ def _compare(folders: tuple[Path, ...]) -> None:
     from nestedae_utils import runs
 
     settings, results = runs.compare(folders)
+    # A, B, ... Z, 27, 28: the table fits, and the legend has the names
+    letters = {
+        label: chr(65 + n) if n < 26 else str(n + 1)
+        for n, label in enumerate(settings)
+    }
+    first = next(iter(letters))
+    short = letters | {
+        f"{label} - {first}": f"{letter} - A"
+        for label, letter in letters.items()
+    }
+    for label, letter in letters.items():
+        click.echo(f"{letter}: {label}")
     if len(settings):
-        click.echo(settings.to_string(na_rep="-"))
-        click.echo()
-    click.echo(
-        results.to_string(na_rep="-", float_format="{:.6g}".format)
-        if len(results)
-        else "no results in either"
-    )
+        click.echo(f"\n{settings.rename(columns=short).to_string(na_rep='-')}")
+    if len(results):
+        table = results.rename(columns=short).rename_axis(None)
+        shown = table.to_string(na_rep="-", float_format="{:.6g}".format)
+        click.echo(f"\n{shown}")
 
 
 @_nestedae.command("verify")
@@ -306,13 +316,6 @@ def _verify(notebooks: Path, folder: Path) -> int:
     if not differences:
         click.echo(f"{folder}: all results agree")
     return 1 if differences else 0
-
-
-def _shown(folder: Path) -> str:
-    """Return a path as short as it can be told from here."""
-    with contextlib.suppress(ValueError, OSError):
-        return str(Path(os.path.abspath(folder)).relative_to(Path.cwd()))
-    return str(folder)
 
 
 def _progress(line: str) -> None:

@@ -262,7 +262,7 @@ def read(path: Path) -> Notebook:
 
 def _plain(text: str) -> str:
     """Return a paragraph of MyST as plain text on one line."""
-    text = re.sub(r" ?\{cite\}`[^`]*`", "", text)
+    text = re.sub(r"\s*\{cite\}`[^`]*`", "", text)
     text = re.sub(r"\{\w+\}`([^`<]*?)(?: *<[^`]*>)?`", r"\1", text)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     return " ".join(text.split())

@@ -253,10 +253,18 @@ def run(
         raise RunError(_unwritable(folder, error)) from None
 
 
+def shown(folder: Path) -> Path:
+    """Return a path as short as it can be told from the working folder."""
+    with contextlib.suppress(ValueError, OSError):
+        return Path(os.path.abspath(folder)).relative_to(Path.cwd())
+    return folder
+
+
 def _unwritable(folder: Path, error: OSError) -> str:
     reason = error.strerror or type(error).__name__
     return (
-        f"{folder}: cannot be written ({reason}); make room or give another "
+        f"{shown(folder)}: "
+        f"cannot be written ({reason}); make room or give another "
         "folder with -o."
     )
 
@@ -282,7 +290,8 @@ def locked(folder: Path) -> Iterator[None]:
             # some file systems say "not found" of what they refuse
             path.touch()
         raise RunError(
-            f"{folder}: another run is being made there; wait for its end, or "
+            f"{shown(folder)}: "
+            "another run is being made there; wait for its end, or "
             "give another folder with -o."
         ) from None
     try:
@@ -310,13 +319,15 @@ def _usable(what: Plan, folder: Path, force: bool) -> Run | None:
         return None
     if not folder.is_dir():
         raise RunError(
-            f"{folder}: not a folder; give another with -o, or remove it."
+            f"{shown(folder)}: "
+            "not a folder; give another with -o, or remove it."
         )
     if not any(folder.iterdir()):
         return None
     if not (folder / RECORD).is_file():
         raise RunError(
-            f"{folder}: not empty, and holds no run; give an empty or a new "
+            f"{shown(folder)}: "
+            "not empty, and holds no run; give an empty or a new "
             "folder with -o."
         )
     return None if force else find(what, folder)
@@ -335,13 +346,15 @@ def find(what: Plan, folder: Path) -> Run:
     found = read(folder)
     if found.record["key"] != what.key:
         raise RunError(
-            f"{folder}: holds another run ({_difference(found, what)}); "
+            f"{shown(folder)}: "
+            f"holds another run ({_difference(found, what)}); "
             "--force replaces it, -o names another folder."
         )
     changed = changed_data(found)
     if changed:
         raise RunError(
-            f"{folder}: holds this run, but on data that have changed since "
+            f"{shown(folder)}: "
+            "holds this run, but on data that have changed since "
             f"({', '.join(changed)}); --force runs anew."
         )
     return Run(folder, found.record, found=True)
@@ -475,7 +488,7 @@ def failure(folder: Path) -> str | None:
         error = json.loads(path.read_text(encoding="utf-8"))["error"]
     except (OSError, ValueError, KeyError, TypeError):
         error = "unknown error"
-    return f"{one_line(str(error))}; it lies in {path.parent}"
+    return f"{one_line(str(error))}; it lies in {shown(path.parent)}"
 
 
 def adopt(
@@ -530,7 +543,7 @@ def _settle(beside: Path, folder: Path, what: Plan) -> Run:
         kept = _keep_failed(beside, folder)
         raise RunError(
             f"{name}: {record['error']}; the executed notebook is "
-            f"{kept / name}.ipynb",
+            f"{shown(kept / name)}.ipynb",
             killed=record.get("killed", False),
         )
     _put(beside, folder)
@@ -630,7 +643,8 @@ def read(folder: Path) -> Run:
                 raise TypeError(key)
     except FileNotFoundError:
         raise DataError(
-            f"{folder}: no run there (no {RECORD}); give the folder of a run."
+            f"{shown(folder)}: "
+            f"no run there (no {RECORD}); give the folder of a run."
         ) from None
     except OSError as error:
         raise DataError(
@@ -643,7 +657,9 @@ def read(folder: Path) -> Run:
             f"{one_line(str(error))}); remove the folder and run again."
         ) from None
     if record["status"] != 0:
-        raise DataError(f"{folder}: this run failed; give a finished one.")
+        raise DataError(
+            f"{shown(folder)}: this run failed; give a finished one."
+        )
     found = Run(folder, record)
     if not (folder / RESULTS).is_file():
         raise DataError(

@@ -154,7 +154,7 @@ def plans(
                 f"{name}: given twice, in the grid and by -p; leave one out."
             )
     return [
-        runs.plan(notebook, {**fixed, **dict(zip(values, point, strict=True))})
+        runs.plan(notebook, {**dict(zip(values, point, strict=True)), **fixed})
         for point in itertools.product(*values.values())
     ]
 
@@ -240,7 +240,8 @@ def sweep(
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise RunError(
-            f"{folder}: cannot be written ({reason}); make room or give "
+            f"{runs.shown(folder)}: "
+            f"cannot be written ({reason}); make room or give "
             "another folder with -o. Finished runs are kept."
         ) from None
 
@@ -270,7 +271,8 @@ def _check(folder: Path) -> None:
     """Refuse a folder that holds anything but a sweep."""
     if folder.exists() and not folder.is_dir():
         raise RunError(
-            f"{folder}: not a folder; give another with -o, or remove it."
+            f"{runs.shown(folder)}: "
+            "not a folder; give another with -o, or remove it."
         )
     if (
         folder.is_dir()
@@ -278,7 +280,8 @@ def _check(folder: Path) -> None:
         and not (folder / RECORD).is_file()
     ):
         raise RunError(
-            f"{folder}: not empty, and holds no sweep; give an empty or a new "
+            f"{runs.shown(folder)}: "
+            "not empty, and holds no sweep; give an empty or a new "
             "folder with -o."
         )
 
@@ -535,13 +538,18 @@ def _write(outcomes: Sequence[Outcome], folder: Path) -> None:
 
 
 def _axes(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return the parameters in which the runs differ, longest axis first."""
+    """Return the parameters to draw by, the one of most values first.
+
+    They are those in which the runs differ; a seed is what is averaged over,
+    unless nothing else differs.
+    """
     values = {
         name: {outcome.plan.given[name] for outcome in outcomes}
         for name in outcomes[0].plan.given
     }
     axes = sorted(values, key=lambda name: -len(values[name]))
-    return [name for name in axes if len(values[name]) > 1] or axes[:1]
+    differ = [name for name in axes if len(values[name]) > 1] or axes[:1]
+    return [name for name in differ if name != "seed"] or differ
 
 
 def plot(frame: pd.DataFrame, axes: Sequence[str]) -> Any:
@@ -563,7 +571,7 @@ def plot(frame: pd.DataFrame, axes: Sequence[str]) -> Any:
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(frame["quantity"]))
-    columns = min(3, len(names))
+    columns = 2 if len(names) in (2, 4) else min(3, len(names))
     lines = math.ceil(len(names) / columns)
     first, second = [*axes, None][:2]
     style = Path(__file__).with_name("style.mplstyle")
@@ -574,22 +582,28 @@ def plot(frame: pd.DataFrame, axes: Sequence[str]) -> Any:
             ax.axis("off")
         for ax, name in zip(panels.flat, names, strict=False):
             own = frame[frame["quantity"] == name]
+            values = pd.Index(sorted(set(own[first])))
+            at = dict(zip(values, _along(values), strict=True))
             groups = [("", own)] if second is None else own.groupby(second)
-            for label, group in groups:
+            for (label, group), marker in zip(
+                groups, itertools.cycle("osD^v"), strict=False
+            ):
                 mean = group.groupby(first)["value"].mean()
-                places = _along(mean.index)
                 (line,) = ax.plot(
-                    places, mean, label=f"{second} = {label}", linewidth=1
+                    mean.index.map(at),
+                    mean,
+                    label=f"{second} = {label}",
+                    linewidth=1,
                 )
-                at = dict(zip(mean.index, places, strict=True))
                 ax.plot(
                     group[first].map(at),
                     group["value"],
-                    ".",
+                    marker,
+                    markersize=3,
                     color=line.get_color(),
                 )
-            if not pd.api.types.is_numeric_dtype(own[first]):
-                ax.set_xticks(places, [str(value) for value in mean.index])
+            if len(at) <= 8:
+                ax.set_xticks(list(at.values()), map(str, at))
             ax.set_title(name, fontsize=8)
             ax.set_xlabel(first)
             ax.set_ylabel(own["unit"].iloc[0] or "1")

@@ -279,9 +279,11 @@ def test_verify_and_compare(nestedae, notebooks):
         assert not nestedae("run", "90", *words, notebooks=notebooks)[0]
     status, out, err = nestedae("compare", "1", "4")
     assert (status, err) == (0, "")
-    assert "4 - 1" in out
+    assert out.splitlines()[:2] == ["A: 1", "B: 4"]
+    assert "B - A" in out
     assert out.splitlines()[-1].split()[-1] == "3"
-    assert nestedae("compare", "1", "1")[0] == 0
+    status, out, err = nestedae("compare", "1", "1", "4")
+    assert (status, err) == (0, "")
     status, out, err = nestedae("verify", "1", notebooks=notebooks)
     assert (status, out) == (0, "1: all results agree\n")
     path = Path("1/results.json")

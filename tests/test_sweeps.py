@@ -85,7 +85,7 @@ def test_ten_thousand_runs_are_planned_soon():
 def test_the_last_axis_varies_fastest(notebooks):
     what = planned(notebooks, "seed=1..2", "noise=0,1", wait=0.0)
     assert [plan.given for plan in what] == [
-        {"wait": 0.0, "seed": seed, "noise": noise}
+        {"seed": seed, "noise": noise, "wait": 0.0}
         for seed in (1, 2)
         for noise in (0.0, 1.0)
     ]
@@ -251,6 +251,7 @@ def test_plots_of_numbers_and_texts(axes, tmp_path):
             for b in ("x", "y")
             for c in (True, False)
             for q in ("one", "two", "three", "four")
+            if (a, b) != (1, "x")
         ]
     )
     figure = sweeps.plot(frame, axes)
