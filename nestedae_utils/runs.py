@@ -49,7 +49,7 @@ RESULTS = "results.json"
 FIGURES = "figures"
 # cache.LIBRARIES; that module loads torch
 LIBRARIES = ("numpy", "pandas", "scikit-learn", "scipy", "torch")
-_TOOLS = ("papermill", "ipykernel", "nbclient", "nbconvert")
+VERSIONED = (*LIBRARIES, "papermill", "ipykernel", "nbclient", "nbconvert")
 # What makes, gathers and shows runs has no part in their numbers.
 _OUTSIDE = ("reference", "execution", "runs", "sweeps", "cli", "__main__")
 _PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
@@ -168,7 +168,7 @@ def package_digest() -> str:
 
 
 @functools.cache
-def versions(names: Sequence[str] = (*LIBRARIES, *_TOOLS)) -> dict[str, str]:
+def versions(names: Sequence[str] = VERSIONED) -> dict[str, str]:
     """Return the versions of Python and of libraries."""
     return {
         "python": platform.python_version(),

@@ -58,7 +58,7 @@ def process(notebooks, *words, **settings):
 
 BAD = {
     "no command": ("", "Missing command"),
-    "unknown command": ("runn 05", "No such command 'runn'"),
+    "unknown command": ("rerun 05", "No such command 'rerun'"),
     "unknown option": ("run 05 --forse", "No such option '--forse'"),
     "no chapter": ("run", "Missing argument 'CHAPTER'"),
     "chapter that is not there": ("run 12", "chapter: '12' given"),

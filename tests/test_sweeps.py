@@ -157,6 +157,7 @@ def test_a_larger_grid_keeps_what_is_there(copied):
     assert len(files(folder / "runs")) == 7
 
 
+@pytest.mark.slow
 def test_failed_runs_are_listed_and_retried_on_request(notebooks, tmp_path):
     what = planned(notebooks, "fail=false,true", seed=1)
     folder = tmp_path / "sweep"
@@ -174,6 +175,7 @@ def test_failed_runs_are_listed_and_retried_on_request(notebooks, tmp_path):
     assert "no luck" in done[1].line
 
 
+@pytest.mark.slow
 def test_a_kernel_killed_once_costs_one_retried_run(notebooks, tmp_path):
     flag = tmp_path / "flag"
     what = planned(notebooks, "seed=0..1", die=str(flag))
