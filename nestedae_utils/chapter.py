@@ -27,10 +27,10 @@ from myst_nb import glue
 from nestedae_utils import checks, figures, records
 from nestedae_utils.cache import LIBRARIES
 from nestedae_utils.checks import ParameterError
-from nestedae_utils.datasets import DATA, INSTALLED
-from nestedae_utils.protocol import SETTINGS
+from nestedae_utils.datasets import WORKPLACE
+from nestedae_utils.parameters import RULES
 from nestedae_utils.scales import resolve_device
-from nestedae_utils.tables import SOURCES, Tables
+from nestedae_utils.tables import Tables
 
 # what papermill can put into a notebook; IPython's own In is a list too
 INJECTED = (int, float, str, bool, list, type(None))
@@ -41,105 +41,9 @@ NOTICE = (
 )
 
 
-@dataclass(frozen=True)
-class Rule:
-    """Which values of a parameter are allowed.
-
-    ``words`` say it of a text that something else checks.
-    """
-
-    kind: type
-    minimum: float | None = None
-    maximum: float | None = None
-    positive: bool = False
-    choices: tuple[str, ...] = ()
-    listed: bool = False
-    words: str = "text"
-
-    @property
-    def allowed(self) -> str:
-        """The allowed values in words, "a whole number from 1 to 200"."""
-        if self.kind is bool:
-            return "true or false"
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        if self.kind is str and not self.listed:
-            return self.words
-        bounds = []
-        if self.positive:
-            bounds.append("above 0")
-        if self.minimum is not None:
-            bounds.append(f"from {self.minimum:.12g}")
-        if self.maximum is not None:
-            to = "up to" if self.minimum is None else "to"
-            bounds.append(f"{to} {self.maximum:.12g}")
-        span = " ".join(["", *bounds])
-        if self.listed:
-            return f"different whole numbers{span}, separated by commas"
-        return f"a {'whole ' * (self.kind is int)}number{span}"
-
-    def check(self, name: str, value: Any) -> Any:
-        """Return the value, or raise ParameterError."""
-        if self.kind is int:
-            return checks.whole(name, value, self.minimum, self.maximum)
-        if self.kind is float:
-            return checks.real(
-                name, value, self.minimum, self.maximum, self.positive
-            )
-        if self.kind is bool:
-            if not isinstance(value, bool):
-                raise ParameterError(
-                    f"{name}: {value!r} given, true or false is allowed "
-                    "(papermill: -y '{name: true}', not -p)."
-                )
-            return value
-        if not isinstance(value, str):
-            raise ParameterError(f"{name}: {value!r} given, text is allowed.")
-        if self.choices:
-            return checks.choice(name, value, self.choices)
-        if self.listed:
-            checks.wholes(name, value, self.minimum, self.maximum)
-        return value
-
-
-RULES = {
-    "seeds": Rule(int, 1, 200),
-    "folds": Rule(int, 2, 494),
-    "epochs": Rule(int, 1, 100_000),
-    "sweep_epochs": Rule(int, 1, 100_000),
-    "side_seeds": Rule(int, 1, 200),
-    "synthetic_seeds": Rule(int, 1, 200),
-    "synthetic_epochs": Rule(int, 1, 100_000),
-    "batch_size": Rule(int, 1, 10_000),
-    "learning_rate": Rule(float, positive=True, maximum=10.0),
-    "l1": Rule(float, 0.0, 100.0),
-    "l1_factor": Rule(float, 0.0, 1000.0),
-    "latent": Rule(int, 1, 200),
-    "single_latent": Rule(int, 1, 200),
-    "gap_latent": Rule(int, 1, 200),
-    "latent_sizes": Rule(str, 1, 200, listed=True),
-    "gap_epochs": Rule(int, 1, 100_000),
-    "members": Rule(int, 1, 100),
-    "inner_folds": Rule(int, 2, 100),
-    "rows": Rule(int, 10, 100_000),
-    "noise": Rule(float, 0.0, 100.0),
-    "seed": Rule(int, 0, 2**31),
-    "inputs": Rule(str, choices=("grid", "random")),
-    "settings": Rule(str, choices=SETTINGS),
-    "device": Rule(str, words="auto, cpu, cuda, cuda:N or mps"),
-    "data_source": Rule(str, choices=SOURCES),
-}
-"""Allowed values of the chapters' parameters, by name."""
-
-
 def results_folder() -> Path:
-    """Return where results go: ``NESTEDAE_RESULTS``, or ``results/``.
-
-    That folder lies in the checkout, or where there is none in the folder
-    that the notebook runs in.
-    """
-    here = Path.cwd() if INSTALLED else DATA.parent
-    return Path(os.environ.get("NESTEDAE_RESULTS") or here / "results")
+    """Return where results go: ``NESTEDAE_RESULTS``, or ``results/``."""
+    return Path(os.environ.get("NESTEDAE_RESULTS") or WORKPLACE / "results")
 
 
 @dataclass

@@ -30,6 +30,8 @@ INSTALLED = (_PACKAGE / "data").is_dir()
 """Was the package installed, with its data inside, and not checked out?"""
 DATA = (_PACKAGE if INSTALLED else _PACKAGE.parent) / "data"
 NOTEBOOKS = DATA.with_name("notebooks")
+WORKPLACE = Path.cwd() if INSTALLED else DATA.parent
+"""Where results and runs go: the checkout, else the folder of the start."""
 CACHE_VARIABLE = "NESTEDAE_CACHE"
 MIRROR_VARIABLE = "NESTEDAE_DATA_MIRROR"
 TIMEOUT = 10.0
@@ -96,7 +98,7 @@ def fetch(key: str) -> Path:
             f"allowed.{nearest(key, known)}"
         )
     entry = known[key]
-    cached = _cache() / key
+    cached = folder() / key
     if cached.exists():
         _verify(entry, cached, "delete it to download it again")
         return cached
@@ -117,9 +119,30 @@ def checksums(*keys: str) -> dict[str, str]:
     return {key: pooch.file_hash(str(fetch(key))) for key in keys}
 
 
-def _cache() -> Path:
-    folder = os.environ.get(CACHE_VARIABLE) or pooch.os_cache("nestedae")
-    return Path(folder).expanduser() / "data"
+def present() -> dict[str, str | None]:
+    """Return the sha256 of each public file as it lies here, by key.
+
+    Nothing is downloaded or verified; a file that is neither in the cache
+    nor in the mirror has None.
+
+    Raises
+    ------
+    DataError
+        As `registry`.
+    """
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    places = [folder(), *([Path(mirror).expanduser()] if mirror else [])]
+    found: dict[str, str | None] = {}
+    for key in registry():
+        paths = [place / key for place in places if (place / key).is_file()]
+        found[key] = pooch.file_hash(str(paths[0])) if paths else None
+    return found
+
+
+def folder() -> Path:
+    """Return the folder of the downloads, within the cache."""
+    place = os.environ.get(CACHE_VARIABLE) or pooch.os_cache("nestedae")
+    return Path(place).expanduser() / "data"
 
 
 def _verify(entry: Entry, path: Path, remedy: str) -> None:

@@ -1,11 +1,14 @@
 """Fixtures shared by the tests."""
 
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
+import psutil
 import pytest
 import yaml
 
@@ -72,3 +75,94 @@ def public() -> Callable[[str], Path]:
 def paper_tables(public: Callable[[str], Path]) -> tables.Tables:
     """Return both perovskite tables of the paper, read once."""
     return tables.load("paper")
+
+
+TINY_PARAMETERS = """\
+seed: int = 0  # what the result is
+noise: float = 0.0  # what is added to it
+wait: float = 0.0  # seconds to sleep
+workers: int = 0  # joblib's workers to start
+fail: bool = False  # whether to raise
+die: str = "no"  # yes, no, or a file: die if it is absent, and write it
+"""
+TINY_START = """\
+import json, os, pathlib, signal, sys, time
+if fail:
+    raise RuntimeError("no luck\\nand no second line")
+"""
+TINY_WORK = """\
+if workers:
+    import joblib
+    joblib.Parallel(workers)(joblib.delayed(time.sleep)(120) for _ in range(9))
+time.sleep(wait)
+flag = pathlib.Path(die)
+if die == "yes" or (die != "no" and not flag.exists()):
+    if die != "yes":
+        flag.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+TINY_FIGURE = """\
+from IPython.display import SVG
+SVG('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>')
+"""
+TINY_END = """\
+folder = pathlib.Path(os.environ["NESTEDAE_RESULTS"])
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "90_tiny.json").write_text(json.dumps({
+    "chapter": "90_tiny", "data_source": "none", "parameters": {},
+    "as_in_paper": True, "seconds": 0.1, "date": "2026-01-01",
+    "python": sys.executable, "checksums": {CHECKSUMS},
+    "records": [{"quantity": "fig2_clean_single_test",
+                 "value": seed + noise / 10, "spread": None, "unit": "sd",
+                 "replicas": 1}]}))
+"""
+
+
+def tiny(
+    folder: Path, figure: str = "fig-tiny", checksums: str = ""
+) -> nbformat.NotebookNode:
+    """Write a chapter that runs in a moment, 90_tiny."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = [
+        nbformat.v4.new_markdown_cell(
+            "# A tiny one\n\nIt makes {term}`nothing <x>` {cite}`x`.\n\n"
+            "Run time: a\nmoment."
+        ),
+        *map(
+            nbformat.v4.new_code_cell,
+            [
+                TINY_PARAMETERS,
+                TINY_START,
+                TINY_WORK,
+                TINY_FIGURE,
+                TINY_END.replace("CHECKSUMS", checksums),
+            ],
+        ),
+    ]
+    cells[1].metadata["tags"] = ["parameters"]
+    cells[4].metadata["mystnb"] = {"figure": {"name": figure}}
+    spec = {"name": "python3", "display_name": "x", "language": "python"}
+    notebook = nbformat.v4.new_notebook(
+        cells=cells,
+        metadata={"kernelspec": spec, "language_info": {"name": "python"}},
+    )
+    nbformat.write(notebook, folder / "90_tiny.ipynb")
+    return notebook
+
+
+@pytest.fixture
+def notebooks(tmp_path: Path) -> Path:
+    """Return a folder with the tiny chapter."""
+    tiny(tmp_path / "notebooks")
+    return tmp_path / "notebooks"
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Return the processes that have a word in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if alive and mark in process.environ().values():
+                found.append(process)
+    return found

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from nestedae_utils import chapter, checks, records
-from nestedae_utils.chapter import NOTICE, RULES, Chapter, Rule
+from nestedae_utils.chapter import NOTICE, Chapter
 from nestedae_utils.checks import DataError, ParameterError
+from nestedae_utils.parameters import RULES, Rule
 from nestedae_utils.tables import Tables
 
 ROOT = Path(__file__).parents[1]
