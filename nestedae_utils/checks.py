@@ -29,7 +29,10 @@ class DataUnavailable(DataError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the closest known name, or nothing."""
+    """Return the question "Did you mean 'x'?" of the closest known name.
+
+    It begins with a space; where no name is close, it is empty.
+    """
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
 

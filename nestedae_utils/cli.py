@@ -318,6 +318,71 @@ def _verify(notebooks: Path, folder: Path) -> int:
     return 1 if differences else 0
 
 
+@_nestedae.command("fit")
+@click.argument("file", metavar="FILE.yml", type=_FOLDER)
+@click.option("-o", "out", type=_FOLDER, help="Folder of what is written.")
+@click.option(
+    "--by",
+    type=click.Choice(["declared", "row", "group"]),
+    default="declared",
+    help="What the folds are drawn by; as the file says if not given.",
+)
+@click.option("--device", default="cpu", help="auto, cpu, cuda, cuda:N, mps.")
+@_force
+def _fit(
+    file: Path, out: Path | None, by: str, device: str, force: bool
+) -> None:
+    """Fit the scales that FILE.yml declares on tables of your own.
+
+    The folder, named after the file if -o does not name another, gets the
+    model, the report of the cross-validation beside baselines, and the
+    held-out predictions.
+    """
+    from nestedae_utils import own_data
+    from nestedae_utils.declaration import read_declaration
+    from nestedae_utils.scales import resolve_device
+
+    resolve_device(device)
+    declared = read_declaration(file)
+    folder = out or Path(declared.title)
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: not a folder; choose another with -o.")
+    model = folder / f"{declared.title}{own_data.ENDING}"
+    if model.exists() and not force:
+        raise DataError(
+            f"{model}: a model is there; choose another folder with -o, or "
+            "--force replaces it."
+        )
+    fitted = own_data.fit(declared, by=by, device=device)
+    paths = fitted.write(folder)
+    shown = fitted.report.round(4).astype(object).fillna("")
+    click.echo(shown.to_string(index=False))
+    for path in paths:
+        click.echo(path)
+
+
+@_nestedae.command("predict")
+@click.argument("model", type=_FOLDER)
+@click.argument("table", metavar="NEW.csv", type=_FOLDER)
+@click.option("-o", "out", type=_FOLDER, help="File to write, not stdout.")
+@click.option("--scale", default="", help="The last one if not given.")
+def _predict(model: Path, table: Path, out: Path | None, scale: str) -> None:
+    """Predict with MODEL, from nestedae fit, for the rows of NEW.csv."""
+    from nestedae_utils import own_data
+
+    fitted = own_data.load(model)
+    rows = own_data.read_table(table)
+    found = own_data.predict(fitted, rows, scale, str(table))
+    if out is None:
+        click.echo(found.to_csv(index=False, lineterminator="\n"), nl=False)
+    elif out.absolute() in (table.absolute(), model.absolute()):
+        raise ParameterError(
+            f"-o: {out} given, another file than the input is allowed."
+        )
+    else:
+        click.echo(own_data.write_table(found, out))
+
+
 def _progress(line: str) -> None:
     click.echo(line, err=True)
 

@@ -104,13 +104,15 @@ def folds_by(
 
 
 def held_out(
-    rows: int, share: float, seeds: int
+    rows: int, share: float, seeds: int, first: int = 0
 ) -> tuple[list[Split], list[int]]:
     """Return one split and seed for each of ``seeds`` replicas.
 
-    The held-out share is drawn with the replica's own seed (paper, Fig. 2).
+    The held-out share is drawn with the replica's own seed, ``first``,
+    ``first + 1``, ... (paper, Fig. 2).
     """
     checks.whole("seeds", seeds, 1)
+    checks.whole("seed", first, 0)
     checks.real("share", share, positive=True)
     if np.ceil(share * rows) >= rows:
         raise ParameterError(
@@ -118,12 +120,13 @@ def held_out(
             f"that leaves some of {rows} rows on both sides."
         )
     splits = []
-    for seed in range(seeds):
+    numbers = list(range(first, first + seeds))
+    for seed in numbers:
         seen, unseen = train_test_split(
             np.arange(rows), test_size=share, random_state=seed
         )
         splits.append((seen, unseen))
-    return splits, list(range(seeds))
+    return splits, numbers
 
 
 # --- Synthetic benchmark (paper, Sec. 3.1, Fig. 2) -----------------------
@@ -222,6 +225,7 @@ def fit_synthetic(
     device: str = "cpu",
     share: float = 0.2,
     every: int = 1,
+    first: int = 0,
 ) -> NestedAutoencoder:
     """Fit a chain on several tables and seeds, all on the replica axis.
 
@@ -231,15 +235,16 @@ def fit_synthetic(
         From :func:`synthetic_single` or :func:`synthetic_nested`.
     tables
         Shape (T, n, 13), the functions f1..f13 of each table.
-    seeds
-        Number of seeds; each draws its own held-out ``share`` and weights.
+    seeds, first
+        Number of seeds, and the first of them; each draws its own held-out
+        ``share`` and weights.
 
     Returns
     -------
     NestedAutoencoder
         With T * seeds replicas, the first table's seeds first.
     """
-    splits, numbers = held_out(tables.shape[1], share, seeds)
+    splits, numbers = held_out(tables.shape[1], share, seeds, first)
     own = np.repeat(tables, seeds, axis=0)
     chain = NestedAutoencoder(scales)
     for scale in scales:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, marked
 
-from nestedae_utils import cli, parameters, runs, sweeps
+from nestedae_utils import cli, parameters, runs, solvents, sweeps
 
 START = (
     "import sys; from pathlib import Path;"
@@ -413,3 +413,110 @@ def test_a_chapter_for_real(nestedae):
         "results.json",
         "run.json",
     }
+
+
+# --- one's own data --------------------------------------------------------
+
+
+@pytest.fixture
+def declared(tmp_path):
+    """Write a declaration that fits at once, and its two tables."""
+    path = solvents.load("twin").write(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    for slow, fast in (
+        ("epochs: 300", "epochs: 2"),
+        ("seeds: 5", "seeds: 1"),
+        ("folds: 5", "folds: 2"),
+    ):
+        assert slow in text
+        text = text.replace(slow, fast)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_fit_and_predict(nestedae, declared, tmp_path):
+    status, out, err = nestedae("fit", declared.name)
+    assert (status, err) == (0, "")
+    title = declared.stem
+    report, *paths = out.rpartition(f"{title}/{title}.nestedae")
+    assert "nested autoencoder" in report
+    assert sorted(path.name for path in (tmp_path / title).iterdir()) == [
+        f"{title}.nestedae",
+        f"{title}_held_out.csv",
+        f"{title}_report.csv",
+    ]
+    model = f"{title}/{title}.nestedae"
+    status, out, err = nestedae("predict", model, "binding.csv")
+    assert (status, err) == (0, "")
+    rows = (tmp_path / "binding.csv").read_text().splitlines()
+    assert out.splitlines()[0] == f"{rows[0]},energy_predicted,energy_spread"
+    assert len(out.splitlines()) == len(rows)
+    status, told, _ = nestedae("predict", model, "binding.csv", "-o", "p.csv")
+    assert (status, told) == (0, "p.csv\n")
+    assert (tmp_path / "p.csv").read_text(encoding="utf-8") == out
+
+
+def test_a_model_is_not_replaced_unasked(nestedae, declared, tmp_path):
+    assert nestedae("fit", declared.name, "-o", "kept")[0] == 0
+    before = (tmp_path / "kept" / f"{declared.stem}.nestedae").read_bytes()
+    status, out, err = nestedae("fit", declared.name, "-o", "kept")
+    assert (status, out) == (1, "")
+    assert "a model is there" in err
+    assert err.count("\n") == 1
+    after = (tmp_path / "kept" / f"{declared.stem}.nestedae").read_bytes()
+    assert after == before
+    assert nestedae("fit", declared.name, "-o", "kept", "--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        ("fit nowhere.yml", 1, "nowhere.yml: no such file"),
+        ("fit wrong.yml", 1, "wrong.yml, line 1"),
+        ("fit", 2, "Missing argument 'FILE.yml'"),
+        ("fit solvent_binding.yml --by rows", 2, "'rows' is not one of"),
+        ("fit solvent_binding.yml --device gpu", 2, "device: 'gpu' given"),
+        ("fit solvent_binding.yml -o gaps.csv", 1, "gaps.csv"),
+        ("predict gaps.csv binding.csv", 1, "gaps.csv: "),
+        ("predict nowhere.nestedae binding.csv", 1, "nowhere.nestedae"),
+        ("predict kept/solvent_binding.nestedae new.csv", 1, "new.csv"),
+        (
+            "predict kept/solvent_binding.nestedae gaps.csv",
+            1,
+            "gaps.csv, column 'SOLVENT'",
+        ),
+        (
+            "predict kept/solvent_binding.nestedae binding.csv -o binding.csv",
+            2,
+            "another file than the input",
+        ),
+        (
+            "predict kept/solvent_binding.nestedae binding.csv --scale top",
+            2,
+            "'top'",
+        ),
+    ],
+)
+def test_faulty_fits_and_predictions(
+    nestedae, declared, tmp_path, words, status, message
+):
+    (tmp_path / "wrong.yml").write_text("latents: 1\n")
+    if words.startswith("predict kept"):
+        assert nestedae("fit", declared.name, "-o", "kept")[0] == 0
+    before = {
+        path: path.read_bytes()
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+    }
+    found, out, err = nestedae(*words.split())
+    assert found == status, err
+    assert out == ""
+    assert err.startswith("nestedae: ")
+    assert err.count("\n") == 1
+    assert message in err
+    after = {
+        path: path.read_bytes()
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+    }
+    assert after == before

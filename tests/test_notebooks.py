@@ -28,6 +28,7 @@ CHANGED = {
     "02_synthetic_data": {"rows": 60, "noise": 1.5, "inputs": "random"},
     "03_fig2_single_vs_nested": {
         **SMALL,
+        "seed": 4,
         "settings": "text",
         "latent": 3,
         "noise": 0.5,

@@ -108,6 +108,16 @@ def test_held_out_share(share):
 def test_held_out_seeds():
     with pytest.raises(ParameterError, match="seeds: 0 given"):
         protocol.held_out(20, 0.2, 0)
+    with pytest.raises(ParameterError, match="seed: -1 given"):
+        protocol.held_out(20, 0.2, 1, -1)
+
+
+def test_held_out_from_another_seed():
+    every, _ = protocol.held_out(50, 0.2, 5)
+    later, numbers = protocol.held_out(50, 0.2, 2, first=3)
+    assert numbers == [3, 4]
+    for one, other in zip(later, every[3:], strict=True):
+        np.testing.assert_array_equal(one[1], other[1])
 
 
 # --- Declarations ---------------------------------------------------------
