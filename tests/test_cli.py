@@ -109,7 +109,7 @@ BAD = {
         "sweep 01 --grid seed=0..999 rows=10..99",
         "more than 10000 combinations",
     ),
-    "grid of an unknown": ("sweep 03 --grid seed=0..9", "mean 'seeds'?"),
+    "grid of an unknown": ("sweep 05 --grid seed=0..9", "mean 'seeds'?"),
     "grid and fixed": ("sweep 03 --grid seeds=1 -p seeds=2", "given twice"),
     "no address": ("sweep 03 --grid seeds=1 --dask here", "dask: 'here'"),
     "jobs and dask": (

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -453,3 +454,18 @@ def test_a_scheduler_that_is_lost(cluster, notebooks, tmp_path):
     assert len(kept) < 6
     assert all(one.line for one in done if one.run is None)
     assert len(pd.read_csv(tmp_path / "x" / "sweep.csv")) == len(kept)
+
+
+def test_the_readmes_sweep_can_be_planned():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    words = re.search(r"nestedae sweep (.*)", readme)[1].split()
+    chapter, option, *axes, last, fixed = words
+    assert (option, last) == ("--grid", "-p")
+    notebook = parameters.find(chapter)
+    given = parameters.assignments([fixed])
+    plans = sweeps.plans(
+        notebook,
+        sweeps.grid(notebook, axes),
+        parameters.parse(notebook, given),
+    )
+    assert len(plans) == 10 * 3
