@@ -325,7 +325,7 @@ def small():
 
 def test_attributed(small):
     chain, table, splits = small
-    blocks = {"ions": range(3), "layer": [3, 4]}
+    blocks = {"ions": [0, 1, 2], "layer": [3, 4]}
     found = interpret.attributed(
         chain,
         table,
@@ -350,7 +350,7 @@ def test_attributed(small):
 def test_attributed_errors(small):
     chain, table, splits = small
     given_ = {"repeats": 1, "parts": ("ions", "layer")}
-    blocks = {"ions": range(3), "layer": [3, 4]}
+    blocks = {"ions": [0, 1, 2], "layer": [3, 4]}
     with pytest.raises(ParameterError, match="4 folds given for 6 replicas"):
         interpret.attributed(
             chain, table, "y", blocks, splits[:4], background=5, **given_
