@@ -68,6 +68,15 @@ CHANGED = {
         "data_source": "twin",
     },
 }
+CHANGED["14_interpretation"] = {
+    **SMALL,
+    "side_seeds": 3,
+    "folds": 3,
+    "small": 0.02,
+    "background": 4,
+    "repeats": 2,
+    "data_source": "twin",
+}
 # What these state of the paper does not depend on their parameters.
 NO_PROTOCOL = {
     "01_autoencoders",
@@ -89,6 +98,8 @@ WRONG = [
     ("07_latent_maps", {"device": "gpu"}, "device: 'gpu' given"),
     ("08_audit", {"side_seeds": 0}, "side_seeds: 0 given"),
     ("08_audit", {"side_seed": 2}, "'side_seeds'"),
+    ("14_interpretation", {"side_seeds": 1}, "side_seeds: 1 given"),
+    ("14_interpretation", {"backgrounds": 9}, "'background'"),
 ]
 
 
