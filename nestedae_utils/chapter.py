@@ -123,7 +123,7 @@ RULES = {
     "inner_folds": Rule(int, 2, 100),
     "rows": Rule(int, 10, 100_000),
     "noise": Rule(float, 0.0, 100.0),
-    "small": Rule(float, positive=True, maximum=1.0),
+    "small": Rule(float, positive=True, maximum=10.0),
     "background": Rule(int, 1, 10_000),
     "repeats": Rule(int, 1, 1000),
     "seed": Rule(int, 0, 2**31),
