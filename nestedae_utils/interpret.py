@@ -392,7 +392,7 @@ def attributed(
     chain
         Fitted, its last scale with seeds within folds.
     table
-        The arrays of ``parts`` and ``target``; see :class:`NestedAutoencoder`.
+        The arrays of ``parts`` and ``target``.
     target
         Name of the predicted target, one column wide.
     blocks
