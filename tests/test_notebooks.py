@@ -78,6 +78,15 @@ CHANGED = {
         "data_source": "twin",
     },
 }
+CHANGED["14_interpretation"] = {
+    **SMALL,
+    "side_seeds": 3,
+    "folds": 3,
+    "small": 0.02,
+    "background": 4,
+    "repeats": 2,
+    "data_source": "twin",
+}
 # What these state of the paper does not depend on their parameters.
 NO_PROTOCOL = {
     "01_autoencoders",
@@ -102,6 +111,8 @@ WRONG = [
     ("08_audit", {"side_seed": 2}, "'side_seeds'"),
     ("10_your_data", {"gap_latents": 3}, "'gap_latent'"),
     ("10_your_data", {"folds": 1}, "folds: 1 given"),
+    ("14_interpretation", {"side_seeds": 1}, "side_seeds: 1 given"),
+    ("14_interpretation", {"backgrounds": 9}, "'background'"),
 ]
 
 
