@@ -11,6 +11,7 @@ on theirs.  What differs is the loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,17 @@ BOX = {
 PATHS = ("linear", "spherical")
 # the largest float32 chunk of distances held at once, in numbers
 _CHUNK = 2_000_000
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Use one thread: more slow such small products down, by far."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Decoder:
@@ -210,6 +222,7 @@ class Neighbourhood:
     neighbours: int
 
     @classmethod
+    @_one_thread()
     def of(
         cls,
         chain: NestedAutoencoder,
@@ -261,6 +274,7 @@ class Neighbourhood:
             typical.append(near.values[:, 1:].mean(1).median())
         return cls(tuple(points), torch.stack(typical), neighbours)
 
+    @_one_thread()
     def distance(self, z: Tensor) -> Tensor:
         """Return how far points lie from the training rows.
 
@@ -304,10 +318,11 @@ class Neighbourhood:
         )
 
 
+@_one_thread()
 def search(
     decoder: Decoder,
     starts: Tensor,
-    loss: Callable[[Decoded, Tensor], Tensor],
+    loss: Callable[[Decoded, Tensor, float], Tensor],
     steps: int = 200,
     rate: float = 0.05,
 ) -> Tensor:
@@ -320,8 +335,8 @@ def search(
     starts
         Shape (R, n, latent).
     loss
-        Of what is decoded and of the latents; shape (R, n).  Every point
-        moves by its own loss only.
+        Of what is decoded, the latents, and the share of the steps that is
+        done; shape (R, n).  Every point moves by its own loss only.
     steps, rate
         Number and size of the steps, in units of the latents.
 
@@ -336,9 +351,9 @@ def search(
     z = starts.detach().clone().requires_grad_()
     adam = torch.optim.Adam([z], lr=rate)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-    for _ in range(steps):
+    for step in range(steps):
         adam.zero_grad()
-        loss(decoder(z), z).sum().backward()
+        loss(decoder(z), z, (step + 1) / steps).sum().backward()
         adam.step()
         falling.step()
         with torch.no_grad():
@@ -480,8 +495,8 @@ def complete(
         for name, part in targets.items()
     }
 
-    def loss(made: Decoded, z: Tensor) -> Tensor:
-        total = _far(around, z, density, reach)
+    def loss(made: Decoded, z: Tensor, done: float) -> Tensor:
+        total = _far(around, z, done * density, reach)
         for name, target in every.items():
             _, head, _ = decoder.find(name)
             values = made[name]
@@ -531,14 +546,16 @@ def design(
         that is to be high.
     density, reach
         The training rows hold the search back: ``density`` times the square
-        of the distance beyond ``reach`` is taken off the objective.
+        of the distance beyond ``reach`` is taken off the objective.  The
+        weight grows from nothing over the steps, lest points are caught by
+        the data where they start.
 
     Returns
     -------
     Points
         R replicas, one row, S starts; ``misfit`` is minus the objective,
-        and ``fits`` says which points are distinct and within twice the
-        reach.  The highest objective stands first among them.
+        without the penalty, and ``fits`` says which points are distinct.
+        The highest objective stands first among them.
 
     Raises
     ------
@@ -558,15 +575,13 @@ def design(
             )
         return found
 
-    def loss(made: Decoded, z: Tensor) -> Tensor:
-        return _far(around, z, density, reach) - value(made)
+    def loss(made: Decoded, z: Tensor, done: float) -> Tensor:
+        return _far(around, z, done * density, reach) - value(made)
 
     z = search(decoder, first, loss, steps, rate)
     with torch.no_grad():
         misfit = -value(decoder(z))
-    return _points(
-        decoder, around, z, misfit, 1, None, apart, farthest=2 * reach
-    )
+    return _points(decoder, around, z, misfit, 1, None, apart)
 
 
 def interpolate(
@@ -718,14 +733,13 @@ def _points(
     rows: int,
     tolerance: float | None,
     apart: float,
-    farthest: float = np.inf,
 ) -> Points:
     """Sort the points of every row, and mark those that count."""
     checks.real("apart", apart, 0)
     with torch.no_grad():
         far = around.distance(z)
         if tolerance is None:
-            good = far <= farthest
+            good = torch.ones_like(misfit, dtype=torch.bool)
             first = misfit
         else:
             good = misfit <= tolerance
