@@ -59,6 +59,19 @@ CHANGED = {
         "epochs": 2,
         "data_source": "twin",
     },
+    "11_completion": {
+        **DEVICES,
+        "starts": 6,
+        "search_steps": 5,
+        "tolerance": 2.0,
+    },
+    "12_design": {
+        **DEVICES,
+        "starts": 5,
+        "search_steps": 4,
+        "gap_low": 0.5,
+        "gap_high": 3.0,
+    },
     "08_audit": {
         **SMALL,
         "side_seeds": 1,
@@ -74,6 +87,8 @@ NO_PROTOCOL = {
     "02_synthetic_data",
     "04_perovskite_data",
     "09_better",
+    "11_completion",
+    "12_design",
 }
 WRONG = [
     ("01_autoencoders", {"epoch": 10}, "'epochs'"),
@@ -89,6 +104,10 @@ WRONG = [
     ("07_latent_maps", {"device": "gpu"}, "device: 'gpu' given"),
     ("08_audit", {"side_seeds": 0}, "side_seeds: 0 given"),
     ("08_audit", {"side_seed": 2}, "'side_seeds'"),
+    ("11_completion", {"tolerance": 0.0}, "tolerance: 0.0 given"),
+    ("11_completion", {"start": 3}, "'starts'"),
+    ("12_design", {"gap_low": 3.0}, "gap_low: 3.0 given"),
+    ("12_design", {"density": -1.0}, "density: -1.0 given"),
 ]
 
 
