@@ -151,6 +151,37 @@ def fewest(sizes: Sequence[int], errors: np.ndarray) -> int:
     )
 
 
+def pareto(values: np.ndarray) -> np.ndarray:
+    """Tell which points no other one beats.
+
+    Parameters
+    ----------
+    values
+        Shape (n, aims), the larger the better in each; give minus a value
+        that is to be low.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (n,): true where no other point is at least as good in all
+        aims and better in one.
+
+    Raises
+    ------
+    ParameterError
+        If a value is not finite or the shape is another.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 2 or not np.isfinite(values).all():
+        raise ParameterError(
+            f"pareto: shape {values.shape} given, finite values of shape "
+            "(points, aims) are allowed."
+        )
+    ahead = values[:, None] >= values[None]
+    better = values[:, None] > values[None]
+    return ~(ahead.all(-1) & better.any(-1)).any(0)
+
+
 @dataclass(frozen=True)
 class Paired:
     """A paired comparison of two models over the same seeds or folds.

@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from nestedae_utils.checks import DataError, nearest, real
 from nestedae_utils.datasets import DATA
@@ -412,6 +413,72 @@ def spread(fractions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         np.hstack(parts), index=fractions.index, columns=list(FEATURES)
     )
+
+
+def unmix(features: pd.DataFrame) -> pd.DataFrame:
+    """Return the site fractions whose mixture comes nearest to features.
+
+    The inverse of :func:`mix`, on the simplex of each site: fractions are at
+    least 0 and sum to 1.  Nearest means least squares, each property in
+    units of its standard deviation over the site's ions.
+
+    Parameters
+    ----------
+    features
+        Shape (n, 15), columns ``FEATURES`` (others are ignored), in the
+        units of `ions`; decoded ones need not belong to any mixture.
+
+    Returns
+    -------
+    DataFrame
+        Shape (n, 14), columns ``IONS``.
+
+    Raises
+    ------
+    DataError
+        If a column is missing or a value is not finite.
+    """
+    _require_columns(features, FEATURES, "features")
+    values = ions()
+    parts = []
+    for site, members in SITES.items():
+        own = values.loc[list(members), list(PROPERTIES)].to_numpy(float)
+        middle, unit = own.mean(0), own.std(0)
+        columns = [f"{site}_{name}" for name in PROPERTIES]
+        wanted = features[columns].to_numpy(dtype=float)
+        if not np.isfinite(wanted).all():
+            row = np.flatnonzero(~np.isfinite(wanted).all(axis=1))[0]
+            raise DataError(f"features: row {row} is not finite.")
+        # a heavy row makes the sum 1; what is left of it is divided out
+        left = np.vstack([((own - middle) / unit).T, np.full(len(own), 1e3)])
+        right = np.hstack(
+            [(wanted - middle) / unit, np.full((len(wanted), 1), 1e3)]
+        )
+        found = np.array([nnls(left, one)[0] for one in right])
+        found = found.reshape(len(wanted), len(members))
+        parts.append(found / found.sum(axis=1, keepdims=True))
+    return pd.DataFrame(
+        np.hstack(parts), index=features.index, columns=list(IONS)
+    )
+
+
+def formula(fractions: pd.Series, digits: int = 2) -> str:
+    """Return the formula of site fractions, as `parse_formula` reads it.
+
+    Parameters
+    ----------
+    fractions
+        Index ``IONS``; shares that round to nothing are left out.
+    digits
+        Decimals of the coefficients.
+    """
+    text = ""
+    for site, members in SITES.items():
+        for ion in members:
+            share = round(_COEFFICIENTS[site] * float(fractions[ion]), digits)
+            if share:
+                text += ion + (f"{share:g}" if share != 1 else "")
+    return text
 
 
 def tolerance_factor(features: pd.DataFrame) -> pd.Series:

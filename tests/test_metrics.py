@@ -16,6 +16,7 @@ from nestedae_utils.metrics import (
     out_of_fold,
     over_folds,
     paired,
+    pareto,
 )
 from nestedae_utils.nested import FittedScale
 from nestedae_utils.protocol import row_folds
@@ -205,3 +206,27 @@ def test_fewest():
     assert fewest((2, 4, 8, 6), errors) == 6
     assert fewest((2, 4, 8, 6), errors - [[0], [0.1], [0], [0]]) == 4
     assert fewest((5,), errors[:1]) == 5
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.integers(0, 4)),
+        min_size=1,
+        max_size=12,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_pareto(points):
+    values = np.array(points, dtype=float)
+    made = pareto(values)
+    for place, (a, b) in enumerate(points):
+        beaten = any(c >= a and d >= b and (c, d) != (a, b) for c, d in points)
+        assert made[place] == (not beaten)
+    assert made.any()
+
+
+def test_pareto_errors():
+    with pytest.raises(ParameterError, match="finite values of shape"):
+        pareto(np.array([[1.0, np.nan]]))
+    with pytest.raises(ParameterError, match="finite values of shape"):
+        pareto(np.ones(3))

@@ -69,6 +69,28 @@ CHANGED = {
         "latent": 4,
         "data_source": "twin",
     },
+    "11_completion": {
+        **DEVICES,
+        "starts": 6,
+        "search_steps": 5,
+        "tolerance": 2.0,
+    },
+    "12_design": {
+        **DEVICES,
+        "starts": 5,
+        "search_steps": 4,
+        "gap_low": 0.5,
+        "gap_high": 3.0,
+    },
+    "14_interpretation": {
+        **SMALL,
+        "side_seeds": 3,
+        "folds": 3,
+        "small": 0.02,
+        "background": 4,
+        "repeats": 2,
+        "data_source": "twin",
+    },
     "08_audit": {
         **SMALL,
         "side_seeds": 1,
@@ -78,15 +100,6 @@ CHANGED = {
         "data_source": "twin",
     },
 }
-CHANGED["14_interpretation"] = {
-    **SMALL,
-    "side_seeds": 3,
-    "folds": 3,
-    "small": 0.02,
-    "background": 4,
-    "repeats": 2,
-    "data_source": "twin",
-}
 # What these state of the paper does not depend on their parameters.
 NO_PROTOCOL = {
     "01_autoencoders",
@@ -94,6 +107,8 @@ NO_PROTOCOL = {
     "04_perovskite_data",
     "09_better",
     "10_your_data",
+    "11_completion",
+    "12_design",
 }
 WRONG = [
     ("01_autoencoders", {"epoch": 10}, "'epochs'"),
@@ -111,6 +126,10 @@ WRONG = [
     ("08_audit", {"side_seed": 2}, "'side_seeds'"),
     ("10_your_data", {"gap_latents": 3}, "'gap_latent'"),
     ("10_your_data", {"folds": 1}, "folds: 1 given"),
+    ("11_completion", {"tolerance": 0.0}, "tolerance: 0.0 given"),
+    ("11_completion", {"start": 3}, "'starts'"),
+    ("12_design", {"gap_low": 3.0}, "gap_low: 3.0 given"),
+    ("12_design", {"density": -1.0}, "density: -1.0 given"),
     ("14_interpretation", {"side_seeds": 1}, "side_seeds: 1 given"),
     ("14_interpretation", {"backgrounds": 9}, "'background'"),
 ]

@@ -591,3 +591,60 @@ def test_spread_by_hand():
     )
     with pytest.raises(DataError, match="the B site is empty in row 0"):
         perovskites.spread(fractions.assign(Pb=0.0))
+
+
+@given(st.lists(compositions(), min_size=1, max_size=4))
+@settings(max_examples=30, deadline=None)
+def test_unmixing_undoes_the_mixture(drawn):
+    fractions = pd.DataFrame(drawn, columns=list(IONS)).fillna(0.0)
+    fractions[list(X_IONS)] /= 3
+    found = perovskites.unmix(perovskites.mix(fractions))
+    np.testing.assert_allclose(found, fractions, atol=1e-6)
+    for (_, row), coefficients in zip(
+        fractions.iterrows(), drawn, strict=True
+    ):
+        assert parse_formula(perovskites.formula(row)) == pytest.approx(
+            coefficients
+        )
+
+
+def test_unmixing_ends_on_the_simplex_whatever_it_gets():
+    random = np.random.default_rng(0)
+    features = perovskites.mix(
+        pd.DataFrame(np.ones((20, 14)), columns=list(IONS))
+    )
+    features *= random.uniform(0.2, 3, features.shape)
+    features.index = features.index + 5
+    found = perovskites.unmix(features.assign(gap=1.0))
+    assert list(found.index) == list(features.index)
+    assert (found.to_numpy() >= 0).all()
+    for members in SITES.values():
+        np.testing.assert_allclose(found[list(members)].sum(axis=1), 1)
+    # nothing on the simplex is nearer
+    values = perovskites.ions()
+    for site, members in SITES.items():
+        own = values.loc[list(members), list(perovskites.PROPERTIES)]
+        unit = own.std(ddof=0).to_numpy()
+        columns = [f"{site}_{name}" for name in perovskites.PROPERTIES]
+        wanted = features[columns].to_numpy()
+
+        def miss(shares, own=own, wanted=wanted, unit=unit):
+            off = (shares @ own.to_numpy(float) - wanted) / unit
+            return (off**2).sum(1)
+
+        best = miss(found[list(members)].to_numpy())
+        for _ in range(50):
+            shares = random.dirichlet(np.ones(len(members)), len(found))
+            assert (best <= miss(shares) + 1e-3).all()
+
+
+def test_unmixing_errors():
+    features = perovskites.mix(
+        pd.DataFrame(np.ones((2, 14)), columns=list(IONS))
+    )
+    with pytest.raises(DataError, match="column 'A_EN' is missing"):
+        perovskites.unmix(features.drop(columns="A_EN"))
+    features.loc[1, "B_IE"] = np.nan
+    with pytest.raises(DataError, match="row 1 is not finite"):
+        perovskites.unmix(features)
+    assert perovskites.unmix(features.iloc[:0]).shape == (0, 14)
