@@ -74,7 +74,7 @@ def test_a_chapter_is_found_by_number_or_name(word):
 @pytest.mark.parametrize(
     "word",
     [
-        "12",
+        "99",
         "",
         "../x",
         "/etc/passwd",
