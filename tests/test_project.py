@@ -27,8 +27,8 @@ EACH_NOTEBOOK = pytest.mark.parametrize(
 # A module imports only from those before it.
 ORDER = (
     "checks datasets cache synthetic perovskites twin tables scales training "
-    "nested metrics claims records protocol baselines selection figures live "
-    "chapter reference"
+    "nested metrics claims records protocol baselines selection transfer "
+    "figures live chapter reference"
 ).split()
 
 
