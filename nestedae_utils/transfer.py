@@ -7,7 +7,8 @@ out by material, in all of them at once or in the scarce one alone.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -339,16 +340,19 @@ def fine_tune(
             leaves += own
     adam = torch.optim.Adam(leaves, lr=learning_rate)
     random = np.random.default_rng(seed)
-    for _ in range(epochs * steps):
-        loss = torch.zeros(())
-        for name in names:
-            drawn = np.stack(
-                [random.choice(own, batch_size) for own in rows[name]]
-            )
-            loss = loss + known[name].loss(name, networks, torch.tensor(drawn))
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
+    with _one_thread():
+        for _ in range(epochs * steps):
+            loss = torch.zeros(())
+            for name in names:
+                drawn = np.stack(
+                    [random.choice(own, batch_size) for own in rows[name]]
+                )
+                loss = loss + known[name].loss(
+                    name, networks, torch.tensor(drawn)
+                )
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
     tuned = NestedAutoencoder(list(chain.scales.values()))
     for name, part in chain.fitted.items():
         with torch.no_grad():
@@ -363,6 +367,17 @@ def fine_tune(
             )
         )
     return tuned
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Use one thread: more of them slow such small products down."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check_chain(

@@ -105,7 +105,7 @@ def fault(kind=DataError) -> str:
 
 def test_registry_entries_are_complete():
     entries = datasets.registry()
-    assert len(entries) == 4
+    assert len(entries) == 7
     for key, entry in entries.items():
         assert entry.key == key
         assert entry.url.startswith("https://")

@@ -59,6 +59,17 @@ CHANGED = {
         "epochs": 2,
         "data_source": "twin",
     },
+    "13_three_scales": {
+        "seeds": 2,
+        "folds": 2,
+        "sizes": "6, 12",
+        "draws": 1,
+        "latent": 3,
+        "gap_epochs": 2,
+        "epochs": 3,
+        "device_epochs": 1,
+        "data_source": "twin",
+    },
     "08_audit": {
         **SMALL,
         "side_seeds": 1,
@@ -74,6 +85,7 @@ NO_PROTOCOL = {
     "02_synthetic_data",
     "04_perovskite_data",
     "09_better",
+    "13_three_scales",
 }
 WRONG = [
     ("01_autoencoders", {"epoch": 10}, "'epochs'"),
@@ -89,6 +101,9 @@ WRONG = [
     ("07_latent_maps", {"device": "gpu"}, "device: 'gpu' given"),
     ("08_audit", {"side_seeds": 0}, "side_seeds: 0 given"),
     ("08_audit", {"side_seed": 2}, "'side_seeds'"),
+    ("13_three_scales", {"sizes": "10, 4"}, "sizes: 4 given"),
+    ("13_three_scales", {"draws": 0}, "draws: 0 given"),
+    ("13_three_scales", {"folds": 1}, "folds: 1 given"),
 ]
 
 
