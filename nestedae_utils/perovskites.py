@@ -1,12 +1,14 @@
-"""The two perovskite tables: validated frames, and the arrays made of them.
+"""The perovskite tables: validated frames, and the arrays made of them.
 
 The fine scale is PBE band gaps of ABX3 alloys (doi:10.1039/D1EE02971A), the
 coarse scale solar cells filtered from The Perovskite Database
 (doi:10.1038/s41560-021-00941-3); the paper (doi:10.1039/D3MH01484C) describes
-each site by five properties of its ions, mixed linearly.
+each site by five properties of its ions, mixed linearly.  Three more tables,
+not the paper's, hold gaps of such alloys at three fidelities, computed with
+PBE, computed with HSE06 and measured (doi:10.1039/D3DD00015J).
 
-Canonical columns, both tables
-------------------------------
+Canonical columns, all tables
+-----------------------------
 14 site fractions, one per ion (each site sums to 1), and 15 features
 ``A_radius .. X_EN``: ionic radius (angstrom), atomic weight (u), electron
 affinity and ionisation energy (kJ/mol), electronegativity (Pauling).
@@ -18,6 +20,10 @@ Devices
     missing) and gap_basis (what it was estimated from); substrate; voc (V),
     jsc (mA/cm2), fill_factor (these three may be missing); tolerance_factor;
     octahedral_factor.
+Fidelities
+    formula; gap (eV); efficiency (a fraction of 1, may be missing), computed
+    from the gap's spectrum or measured; decomposition (eV, may be missing);
+    cubic, tetra, ortho and hex, the shares of four phases.
 """
 
 from __future__ import annotations
@@ -207,6 +213,38 @@ DEVICES = pa.DataFrameSchema(
     coerce=False,
 )
 """Schema of the device table; units stand in the module's docstring."""
+
+
+PHASES = ("cubic", "tetra", "ortho", "hex")
+MISSING = 1000.0
+"""What the fidelity tables have in place of a missing value."""
+FIDELITY_TOLERANCE = 0.011
+"""A site's fractions, and a row's phases, may there sum to 1 within this:
+those of the measured rows have two decimals."""
+_FIDELITY_COLUMNS = {
+    "formula": "Formula",
+    "gap": "Gap",
+    "efficiency": "SLME",
+    "decomposition": "Decomp",
+    **{ion: ion for ion in IONS},
+    **{phase: phase.capitalize() for phase in PHASES},
+}
+
+FIDELITIES = pa.DataFrameSchema(
+    {
+        "formula": _text(),
+        "gap": _number(0, 10, "eV"),
+        "efficiency": _number(0, 0.337, nullable=True),
+        "decomposition": _number(-10, 10, "eV", nullable=True),
+        **_COMMON,
+        **{phase: _number(0, 1) for phase in PHASES},
+    },
+    checks=_SITE_SUMS,
+    name="fidelities",
+    strict=False,
+    coerce=False,
+)
+"""Schema of the fidelity tables; units stand in the module's docstring."""
 
 
 def ions() -> pd.DataFrame:
@@ -573,6 +611,99 @@ def read_devices(path: str | Path) -> pd.DataFrame:
     return _validated(frame, DEVICES, path, columns)
 
 
+def read_fidelity(path: str | Path) -> pd.DataFrame:
+    """Return a validated fidelity table in canonical columns.
+
+    `MISSING` becomes a missing value. Fractions and phases are divided by
+    their sums; the features are then mixed anew from the fractions, so that
+    one composition has the same features in every table.
+
+    Parameters
+    ----------
+    path
+        CSV file in the columns of doi:10.1039/D3DD00015J.
+
+    Returns
+    -------
+    DataFrame
+        Shape (n, 37): formula as published, gap, efficiency, decomposition,
+        14 fractions, 15 features, 4 phases.
+
+    Raises
+    ------
+    DataError
+        If the file is not such a table, a site or the phases do not sum to
+        1, or a formula that can be read says other fractions than the row.
+    """
+    path = Path(path)
+    raw = _read_csv(path)
+    columns = _FIDELITY_COLUMNS
+    _require_columns(raw, columns.values(), path)
+    frame = raw[list(columns.values())].set_axis(list(columns), axis=1)
+    for name in ("efficiency", "decomposition"):
+        allowed = _allowed(FIDELITIES.columns[name])
+        values = _numeric(frame[name], columns[name], path, allowed)
+        frame[name] = values.mask(values == MISSING)
+    for members in (*SITES.values(), PHASES):
+        frame[list(members)] = _shares_of_one(frame, members, path, columns)
+    _check_formulas(frame, path)
+    frame[list(FEATURES)] = mix(frame)
+    return _validated(frame, FIDELITIES, path, columns)
+
+
+def _shares_of_one(
+    frame: pd.DataFrame,
+    members: Iterable[str],
+    path: Path,
+    columns: Mapping[str, str],
+) -> pd.DataFrame:
+    """Return columns divided by their sum, which must be nearly 1."""
+    allowed = "a number from 0 to 1"
+    shares = pd.DataFrame(
+        {
+            name: _numeric(frame[name], columns[name], path, allowed)
+            for name in members
+        }
+    )
+    for name in shares:
+        faulty = np.flatnonzero(~shares[name].between(0, 1))
+        if faulty.size:
+            row = faulty[0]
+            value = shares[name].iloc[row]
+            more = faulty.size - 1
+            raise _fault(path, columns[name], row, value, allowed, more)
+    total = shares.sum(axis=1)
+    faulty = np.flatnonzero((total - 1).abs() > FIDELITY_TOLERANCE)
+    if faulty.size:
+        row = faulty[0]
+        raise DataError(
+            f"{path}: {', '.join(columns[name] for name in shares)}, line "
+            f"{row + 2}: the fractions sum to {total.iloc[row]:g}, 1 within "
+            f"{FIDELITY_TOLERANCE:g} is allowed."
+        )
+    return shares.div(total, axis=0)
+
+
+def _check_formulas(frame: pd.DataFrame, path: Path) -> None:
+    """Compare the formulas that can be read with the fractions.
+
+    A few measured rows name an additive, a stack of two layers or no B ion
+    at all; only their fractions count.
+    """
+    for row, formula in enumerate(frame["formula"]):
+        try:
+            read = site_fractions(formula, FIDELITY_TOLERANCE)
+        except DataError:
+            continue
+        away = (frame[list(IONS)].iloc[row] - read).abs().max()
+        if away > 2 * FIDELITY_TOLERANCE:
+            raise DataError(
+                f"{path}: column 'Formula', line {row + 2}: {formula!r} found,"
+                f" but the row's fractions differ from it by {away:.3g}, "
+                f"{2 * FIDELITY_TOLERANCE:g} is allowed."
+            )
+
+
 def band_gap_arrays(frame: pd.DataFrame) -> dict[str, NDArray]:
     """Return the arrays of the band-gap table, n rows, float64.
 
@@ -600,6 +731,25 @@ def device_arrays(frame: pd.DataFrame) -> dict[str, NDArray]:
         "etl": _one_hot(frame["etl"], ETL),
         "htl": _one_hot(frame["htl"], HTL),
         "pce": _column(frame, "pce"),
+    }
+
+
+def fidelity_arrays(frame: pd.DataFrame) -> dict[str, NDArray]:
+    """Return the arrays of a fidelity table, n rows, float64.
+
+    Returns
+    -------
+    dict
+        ``ions`` (n, 15), columns ``FEATURES``; ``fractions`` (n, 14),
+        columns ``IONS``; ``phases`` (n, 4), columns ``PHASES``; ``gap``
+        (n, 1) in eV; ``efficiency`` (n, 1), a fraction of 1, NaN where it
+        is missing.
+    """
+    return {
+        **_composition_arrays(frame),
+        "phases": frame[list(PHASES)].to_numpy(dtype=float),
+        "gap": _column(frame, "gap"),
+        "efficiency": _column(frame, "efficiency"),
     }
 
 

@@ -1,8 +1,9 @@
-"""The two perovskite tables of one source: the paper's files, or the twin."""
+"""The perovskite tables of one source: the public files, or the twin."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,11 +11,21 @@ import pandas as pd
 from nestedae_utils import twin
 from nestedae_utils.checks import DataUnavailable, choice
 from nestedae_utils.datasets import checksums, fetch
-from nestedae_utils.perovskites import read_band_gaps, read_devices
+from nestedae_utils.perovskites import (
+    read_band_gaps,
+    read_devices,
+    read_fidelity,
+)
 
 SOURCES = ("auto", "paper", "twin")
 BAND_GAPS_KEY = "psc_bandgaps_pbe/PSC_bandgaps_dataset.csv"
 DEVICES_KEY = "psc_efficiencies/PSC_efficiencies_dataset.csv"
+
+FIDELITY_KEYS = {
+    "PBE": "mhp_multifidelity/PBE_data.csv",
+    "HSE": "mhp_multifidelity/HSE_data.csv",
+    "experiment": "mhp_multifidelity/Expt_data.csv",
+}
 
 
 @dataclass(frozen=True)
@@ -33,14 +44,33 @@ class Tables:
     checksums: dict[str, str]
 
 
-def resolve_source(data_source: str) -> str:
+@dataclass(frozen=True)
+class Fidelities:
+    """Gaps at three fidelities and the devices, and where they come from.
+
+    ``PBE`` (570, 37), ``HSE`` (347, 37) and ``experiment`` (97, 37) as
+    `perovskites.read_fidelity` returns them, by these names in ``gaps``;
+    ``devices``, ``source`` and ``checksums`` as in `Tables`.
+    """
+
+    gaps: dict[str, pd.DataFrame]
+    devices: pd.DataFrame
+    source: str
+    checksums: dict[str, str]
+
+
+def resolve_source(
+    data_source: str, keys: Iterable[str] = (BAND_GAPS_KEY, DEVICES_KEY)
+) -> str:
     """Return ``"paper"`` or ``"twin"``.
 
     Parameters
     ----------
     data_source
-        ``"paper"``, ``"twin"``, or ``"auto"``: the paper's files if both can
-        be had, else the twin.
+        ``"paper"``, ``"twin"``, or ``"auto"``: the public files if all of
+        them can be had, else the twin.
+    keys
+        The files' keys.
 
     Raises
     ------
@@ -54,8 +84,8 @@ def resolve_source(data_source: str) -> str:
     if data_source != "auto":
         return data_source
     try:
-        fetch(BAND_GAPS_KEY)
-        fetch(DEVICES_KEY)
+        for key in keys:
+            fetch(key)
     except DataUnavailable:
         return "twin"
     return "paper"
@@ -81,6 +111,44 @@ def load(data_source: str = "auto") -> Tables:
         devices=read_devices(fetch(DEVICES_KEY)),
         source="paper",
         checksums=checksums(BAND_GAPS_KEY, DEVICES_KEY),
+    )
+
+
+def load_fidelities(data_source: str = "auto") -> Fidelities:
+    """Return the three fidelity tables and the devices, validated.
+
+    Parameters
+    ----------
+    data_source
+        As in `resolve_source`: all four tables are the public ones, or all
+        are the twin's, of seed 0.
+
+    Raises
+    ------
+    ParameterError, DataError, DataUnavailable
+        As `resolve_source`, `datasets.fetch` and the readers.
+    """
+    keys = (*FIDELITY_KEYS.values(), DEVICES_KEY)
+    if resolve_source(data_source, keys) == "twin":
+        gaps, devices = twin.fidelities(), twin.devices()
+        made = {**gaps, "devices": devices}
+        return Fidelities(
+            gaps=gaps,
+            devices=devices,
+            source="twin",
+            checksums={
+                f"twin/{name}": _frame_sha256(frame)
+                for name, frame in made.items()
+            },
+        )
+    return Fidelities(
+        gaps={
+            name: read_fidelity(fetch(key))
+            for name, key in FIDELITY_KEYS.items()
+        },
+        devices=read_devices(fetch(DEVICES_KEY)),
+        source="paper",
+        checksums=checksums(*keys),
     )
 
 

@@ -1,4 +1,4 @@
-"""Generated tables that stand in for the two perovskite tables.
+"""Generated tables that stand in for the perovskite tables.
 
 They have the canonical columns, the sizes and the kinds of mixing of the
 public tables, and no row of them: where no file can be had, every chapter
@@ -24,6 +24,15 @@ with the factors of `ETL_FACTORS` and `HTL_FACTORS`; the loss, drawn for each
 device from a Beta distribution, is what two devices of the same inputs differ
 by. Devices with tin are more often inverted (p-i-n), inverted devices have
 other contacts than n-i-p ones, and only PTAA occurs in both.
+
+Gaps at three fidelities (eV), E the gap by the law, c the share of a row's
+cubic phase, each with normal noise as `FIDELITY_NOISE` has it::
+
+    PBE          E - 0.2 c
+    HSE          1.3 E - 0.3 - 0.2 c
+    experiment   0.85 E + 0.3
+
+The efficiency is 0.009 of the limit above, the measured one less a loss.
 """
 
 from __future__ import annotations
@@ -38,7 +47,9 @@ from nestedae_utils.perovskites import (
     A_IONS,
     BAND_GAPS,
     DEVICES,
+    FIDELITIES,
     IONS,
+    PHASES,
     SITES,
     mix,
     octahedral_factor,
@@ -101,6 +112,11 @@ _LOSS = (1.1, 3.0)
 _INVERTED_ROWS = 544
 _MISSING_GAPS = 589
 _REPORTED_GAP_NOISE = 0.02
+
+FIDELITY_ROWS = {"PBE": 180, "HSE": 120, "experiment": 97}
+FIDELITY_NOISE = {"PBE": 0.06, "HSE": 0.08, "experiment": 0.03}
+"""Standard deviation of the noise of a gap (eV), by fidelity."""
+_MISSING_EFFICIENCIES = 10
 
 
 def band_gaps(seed: int = 0) -> pd.DataFrame:
@@ -192,6 +208,88 @@ def devices(seed: int = 0) -> pd.DataFrame:
         }
     )
     return DEVICES.validate(frame)
+
+
+def fidelities(seed: int = 0) -> dict[str, pd.DataFrame]:
+    """Return generated tables at three fidelities in canonical columns.
+
+    Parameters
+    ----------
+    seed
+        Seed of the compositions, the phases and the noise.
+
+    Returns
+    -------
+    dict
+        ``PBE`` (180, 37), ``HSE`` (120, 37), whose compositions and phases
+        are those of PBE rows, and ``experiment`` (97, 37), with absorbers
+        as devices have them, some of which the PBE table has too; there all
+        decomposition energies and ten efficiencies are missing.
+
+    Raises
+    ------
+    ParameterError
+        If the seed is not a whole number of at least 0.
+    """
+    rng = np.random.default_rng(whole("seed", seed, minimum=0))
+    measured: list[dict[str, float]] = [{"MA": 1.0, "Pb": 1.0, "I": 1.0}]
+    seen = {frozenset(measured[0].items())}
+    while len(measured) < FIDELITY_ROWS["experiment"]:
+        row = _absorber(rng)
+        if frozenset(row.items()) not in seen:
+            seen.add(frozenset(row.items()))
+            measured.append(row)
+    shared = _frame(measured[:20])
+    alloys = _alloys(rng)
+    chosen = rng.permutation(len(alloys))[: FIDELITY_ROWS["PBE"] - 20]
+    computed = pd.concat([shared, alloys.iloc[chosen]], ignore_index=True)
+    fractions = {
+        "PBE": computed,
+        "HSE": computed.iloc[: FIDELITY_ROWS["HSE"]],
+        "experiment": _frame(measured),
+    }
+    pure = np.eye(len(PHASES))[
+        rng.choice(4, len(computed), p=[0.7] + [0.1] * 3)
+    ]
+    mixed = rng.dirichlet(np.full(len(PHASES), 0.5), len(measured)).round(2)
+    mixed[:, -1] = 1 - mixed[:, :-1].sum(axis=1)
+    phases = {"PBE": pure, "HSE": pure, "experiment": mixed.clip(0, 1)}
+    return {
+        name: _fidelity(name, part, phases[name][: len(part)], rng)
+        for name, part in fractions.items()
+    }
+
+
+def _fidelity(
+    name: str, fractions: pd.DataFrame, phases: NDArray, rng: Generator
+) -> pd.DataFrame:
+    """Return the table of one fidelity, as `fidelities` has it."""
+    law, cubic = law_gap(fractions), phases[:, 0]
+    gap = {
+        "PBE": law - 0.2 * cubic,
+        "HSE": 1.3 * law - 0.3 - 0.2 * cubic,
+        "experiment": 0.85 * law + 0.3,
+    }[name]
+    gap = gap + FIDELITY_NOISE[name] * rng.standard_normal(len(gap))
+    voltage, current, fill = _limits(gap)
+    efficiency = (0.009 * voltage * current * fill).clip(0, 0.33)
+    decomposition = pd.Series(rng.normal(0.5, 1, len(gap)).round(2))
+    if name == "experiment":
+        efficiency *= 1 - rng.beta(*_LOSS, len(gap))
+        gone = rng.choice(len(gap), _MISSING_EFFICIENCIES, replace=False)
+        efficiency.iloc[gone] = np.nan
+        decomposition[:] = np.nan
+    frame = pd.DataFrame(
+        {
+            "formula": _formulas(fractions),
+            "gap": gap.clip(0.1, 9).round(2),
+            "efficiency": efficiency.round(2),
+            "decomposition": decomposition,
+        }
+    )
+    parts = [frame, fractions, mix(fractions).round(4)]
+    parts.append(pd.DataFrame(phases, columns=list(PHASES)))
+    return FIDELITIES.validate(pd.concat(parts, axis=1))
 
 
 def law_gap(fractions: pd.DataFrame) -> pd.Series:

@@ -105,7 +105,7 @@ def fault(kind=DataError) -> str:
 
 def test_registry_entries_are_complete():
     entries = datasets.registry()
-    assert len(entries) == 6
+    assert len(entries) == 9
     for key, entry in entries.items():
         assert entry.key == key
         assert entry.url.startswith("https://")

@@ -91,6 +91,17 @@ CHANGED = {
         "repeats": 2,
         "data_source": "twin",
     },
+    "13_three_scales": {
+        "seeds": 2,
+        "folds": 2,
+        "sizes": "6, 12",
+        "draws": 1,
+        "latent": 3,
+        "gap_epochs": 2,
+        "epochs": 3,
+        "device_epochs": 1,
+        "data_source": "twin",
+    },
     "08_audit": {
         **SMALL,
         "side_seeds": 1,
@@ -109,6 +120,7 @@ NO_PROTOCOL = {
     "10_your_data",
     "11_completion",
     "12_design",
+    "13_three_scales",
 }
 WRONG = [
     ("01_autoencoders", {"epoch": 10}, "'epochs'"),
@@ -132,6 +144,9 @@ WRONG = [
     ("12_design", {"density": -1.0}, "density: -1.0 given"),
     ("14_interpretation", {"side_seeds": 1}, "side_seeds: 1 given"),
     ("14_interpretation", {"backgrounds": 9}, "'background'"),
+    ("13_three_scales", {"sizes": "10, 4"}, "sizes: 4 given"),
+    ("13_three_scales", {"draws": 0}, "draws: 0 given"),
+    ("13_three_scales", {"folds": 1}, "folds: 1 given"),
 ]
 
 

@@ -28,8 +28,8 @@ EACH_NOTEBOOK = pytest.mark.parametrize(
 ORDER = (
     "checks datasets parameters cache synthetic perovskites twin tables "
     "solvents scales training nested metrics claims records protocol "
-    "inverse baselines selection declaration own_data interpret figures "
-    "live chapter reference execution runs sweeps cli"
+    "inverse baselines selection transfer declaration own_data interpret "
+    "figures live chapter reference execution runs sweeps cli"
 ).split()
 
 

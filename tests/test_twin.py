@@ -170,3 +170,25 @@ class TestTables:
             key: entries[key].sha256
             for key in (tables.BAND_GAPS_KEY, tables.DEVICES_KEY)
         }
+
+
+def test_fidelities_have_their_shapes_and_missing_values():
+    made = twin.fidelities(3)
+    assert {n: f.shape for n, f in made.items()} == {
+        "PBE": (180, 37),
+        "HSE": (120, 37),
+        "experiment": (97, 37),
+    }
+    for name, frame in made.items():
+        total = frame[list(perovskites.PHASES)].sum(axis=1)
+        assert (total - 1).abs().max() <= perovskites.FIDELITY_TOLERANCE
+        scarce = name == "experiment"
+        assert frame["efficiency"].isna().sum() == 10 * scarce
+        assert frame["decomposition"].isna().all() == scarce
+    again = twin.fidelities(3)
+    other = twin.fidelities(4)
+    assert all(again[name].equals(made[name]) for name in made)
+    assert not other["experiment"].equals(made["experiment"])
+    known = made["PBE"]["formula"]
+    assert made["HSE"]["formula"].isin(known).all()
+    assert made["experiment"]["formula"].isin(known).sum() == 20
