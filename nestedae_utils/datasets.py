@@ -31,7 +31,7 @@ INSTALLED = (_PACKAGE / "data").is_dir()
 DATA = (_PACKAGE if INSTALLED else _PACKAGE.parent) / "data"
 NOTEBOOKS = DATA.with_name("notebooks")
 WORKPLACE = Path.cwd() if INSTALLED else DATA.parent
-"""Where results and runs go: the checkout, else the folder of the start."""
+"""The folder of results and runs, the checkout or where Python started."""
 CACHE_VARIABLE = "NESTEDAE_CACHE"
 MIRROR_VARIABLE = "NESTEDAE_DATA_MIRROR"
 TIMEOUT = 10.0

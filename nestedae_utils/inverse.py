@@ -82,7 +82,7 @@ class Decoder:
             )
         self.fitted = chain.fitted[self.name]
         self.replicas = 1
-        self.parts: dict[str, _Part] = {}
+        self.parts: dict[str, Part] = {}
         self.owners: dict[str, str] = {}
         self._add(chain, self.fitted, {}, None)
         for part in self.parts.values():
@@ -117,7 +117,7 @@ class Decoder:
                 # a name that two scales share means the upper one
                 self.owners.setdefault(name, scale.name)
                 start = stop
-        self.parts[scale.name] = _Part(network, scalers, places, source)
+        self.parts[scale.name] = Part(network, scalers, places, source)
         for block in scale.inputs:
             if block.latents_of and block.name in places:
                 own = block.lower_scaler == "refitted"
@@ -128,7 +128,7 @@ class Decoder:
                     (scale.name, block.name),
                 )
 
-    def find(self, name: str) -> tuple[_Part, Head, slice]:
+    def find(self, name: str) -> tuple[Part, Head, slice]:
         """Return where a block or a target is decoded.
 
         Raises
@@ -151,7 +151,7 @@ class Decoder:
 
 
 @dataclass
-class _Part:
+class Part:
     """A scale of a decoder; ``source`` says which block is its latents."""
 
     network: Network
