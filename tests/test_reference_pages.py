@@ -84,7 +84,7 @@ def test_notation_tables_are_well_formed():
         assert meaning, row
         assert row.count("$") % 2 == 0, row
         found = re.fullmatch(
-            r"\{doc\}`(\d) <\.\./(notebooks/0\1_\w+)>`", chapter
+            r"\{doc\}`(\d+) <\.\./(notebooks/0?\1_\w+)>`", chapter
         )
         assert found, row
         assert (ROOT / f"{found[2]}.ipynb").exists(), row
