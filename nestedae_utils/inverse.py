@@ -11,7 +11,6 @@ on theirs.  What differs is the loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +26,7 @@ from nestedae_utils.nested import (
     Table,
 )
 from nestedae_utils.scales import Head, Network
-from nestedae_utils.training import Split
+from nestedae_utils.training import Split, _one_thread
 
 BOX = {
     "tanh": (-1.0, 1.0),
@@ -40,17 +39,6 @@ BOX = {
 PATHS = ("linear", "spherical")
 # the largest float32 chunk of distances held at once, in numbers
 _CHUNK = 2_000_000
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Use one thread: more slow such small products down, by far."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Decoder:

@@ -7,8 +7,7 @@ out by material, in all of them at once or in the scarce one alone.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +25,7 @@ from nestedae_utils.cache import cached
 from nestedae_utils.checks import DataError, ParameterError
 from nestedae_utils.nested import FittedScale, NestedAutoencoder, Table
 from nestedae_utils.scales import LOSSES, Network
-from nestedae_utils.training import Split
+from nestedae_utils.training import Split, _one_thread
 
 LARGEST = 120
 """Rows from which a Gaussian process learns its kernel; it is conditioned on
@@ -367,17 +366,6 @@ def fine_tune(
             )
         )
     return tuned
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Use one thread: more of them slow such small products down."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check_chain(
