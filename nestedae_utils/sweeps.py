@@ -407,8 +407,13 @@ def _there(
         client.submit(remote, _parcel(plan), pure=False): plan for plan in what
     }
     try:
-        for future in as_completed(futures, loop=client.loop):
-            yield _arrived(futures[future], future, folder, force)
+        arrived = as_completed(futures, loop=client.loop)
+        for future in arrived:
+            if future.status == "pending":
+                # its result went with a worker, and is made again
+                arrived.add(future)
+            else:
+                yield _arrived(futures[future], future, folder, force)
     finally:
         client.cancel(list(futures))
 
