@@ -59,7 +59,8 @@ class Chapter:
         parameters; any other scalar that stands there when the chapter
         starts is one that the notebook does not know.
     protocol
-        The paper's settings; with others nothing is compared with it.
+        The settings with which the book is compared with the paper: the
+        paper's where it states them.  With others nothing is compared.
 
     Raises
     ------
@@ -199,7 +200,7 @@ class Chapter:
                 "records": records.as_dicts(self.records),
             },
         )
-        which = "paper’s" if self.as_in_paper else "others than the paper’s"
+        which = "the book’s" if self.as_in_paper else "others than the book’s"
         ran = ", ".join(
             [
                 f"Data: {self.source}",

@@ -334,8 +334,8 @@ def test_the_protocol_of_a_notebook_is_its_defaults(path):
     for key, value in protocol.items():
         other = "text" if isinstance(value, str) else value + 1
         changed = names(f"{key} = {other!r}", source)
-        if key == "latent_sizes":
-            changed = names(f"{key} = '3'", source)
+        if key in ("latent_sizes", "sizes"):
+            changed = names(f"{key} = '7'", source)
         assert not Chapter(name, changed, protocol).as_in_paper, key
 
 
@@ -415,7 +415,7 @@ def test_finish_writes_the_results(tmp_path):
     assert content["records"][0]["verdict"] == records.REPRODUCED
     assert content["records"][0]["replicas"] == 10
     assert GAP in page
-    assert "Data: paper, settings: paper’s" in page
+    assert "Data: paper, settings: the book’s" in page
     assert "TWIN" not in page
 
 
@@ -424,7 +424,7 @@ def test_finish_with_other_settings():
     ran.record(GAP, 0.156)
     assert ran.records[0].verdict == records.OTHER_SETTINGS
     page = ran.finish().data
-    assert "settings: others than the paper’s" in page
+    assert "settings: others than the book’s" in page
     (content,) = records.results_of(chapter.results_folder()).values()
     assert content["as_in_paper"] is False
     assert len(records.compared({"05": content})) == 0

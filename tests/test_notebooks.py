@@ -118,9 +118,6 @@ NO_PROTOCOL = {
     "04_perovskite_data",
     "09_better",
     "10_your_data",
-    "11_completion",
-    "12_design",
-    "13_three_scales",
 }
 WRONG = [
     ("01_autoencoders", {"epoch": 10}, "'epochs'"),
