@@ -26,7 +26,7 @@ from nestedae_utils.nested import (
     Table,
 )
 from nestedae_utils.scales import Head, Network
-from nestedae_utils.training import Split, _one_thread
+from nestedae_utils.training import Split, one_thread
 
 BOX = {
     "tanh": (-1.0, 1.0),
@@ -210,7 +210,7 @@ class Neighbourhood:
     neighbours: int
 
     @classmethod
-    @_one_thread()
+    @one_thread()
     def of(
         cls,
         chain: NestedAutoencoder,
@@ -262,7 +262,7 @@ class Neighbourhood:
             typical.append(near.values[:, 1:].mean(1).median())
         return cls(tuple(points), torch.stack(typical), neighbours)
 
-    @_one_thread()
+    @one_thread()
     def distance(self, z: Tensor) -> Tensor:
         """Return how far points lie from the training rows.
 
@@ -306,7 +306,7 @@ class Neighbourhood:
         )
 
 
-@_one_thread()
+@one_thread()
 def search(
     decoder: Decoder,
     starts: Tensor,

@@ -120,6 +120,7 @@ RULES = {
     "density": Rule(float, positive=True, maximum=1e6),
     "device_epochs": Rule(int, 1, 100_000),
     "draws": Rule(int, 1, 100),
+    "shuffles": Rule(int, 1, 1000),
     "sizes": Rule(str, 5, 100_000, listed=True),
     "small": Rule(float, positive=True, maximum=10.0),
     "background": Rule(int, 1, 10_000),

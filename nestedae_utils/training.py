@@ -166,7 +166,7 @@ def train(
     counted = tqdm(
         range(epochs), scale.name, disable=not checks.watched(), leave=False
     )
-    with _one_thread():
+    with one_thread():
         for epoch in counted:
             outputs = _epoch(
                 network, gradient, leaves, adam, rows, streams, running
@@ -523,7 +523,7 @@ def check_replicas(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Use one thread: more of them slow such small products down."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -25,7 +25,7 @@ from nestedae_utils.cache import cached
 from nestedae_utils.checks import DataError, ParameterError
 from nestedae_utils.nested import FittedScale, NestedAutoencoder, Table
 from nestedae_utils.scales import LOSSES, Network
-from nestedae_utils.training import Split, _one_thread
+from nestedae_utils.training import Split, one_thread
 
 LARGEST = 120
 """Rows from which a Gaussian process learns its kernel; it is conditioned on
@@ -339,7 +339,7 @@ def fine_tune(
             leaves += own
     adam = torch.optim.Adam(leaves, lr=learning_rate)
     random = np.random.default_rng(seed)
-    with _one_thread():
+    with one_thread():
         for _ in range(epochs * steps):
             loss = torch.zeros(())
             for name in names:

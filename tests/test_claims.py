@@ -93,7 +93,10 @@ def test_the_table_is_well_formed():
     for claim in ALL.values():
         name = claim.claim
         assert re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name), name
-        assert re.match(r"(Fig\. |Sec\. |Table )\S|(title|abstract|conclusions)$", claim.where)
+        assert re.match(
+            r"(Fig\. |Sec\. |Table )\S|(title|abstract|conclusions)$",
+            claim.where,
+        )
         assert claim.words[-1] not in ".,;", name
         units = {
             known[one].unit for one in (claim.as_made, claim.as_should) if one

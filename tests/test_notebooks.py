@@ -96,6 +96,7 @@ CHANGED = {
         "folds": 2,
         "sizes": "6, 12",
         "draws": 1,
+        "shuffles": 2,
         "latent": 3,
         "gap_epochs": 2,
         "epochs": 3,
@@ -143,6 +144,7 @@ WRONG = [
     ("14_interpretation", {"backgrounds": 9}, "'background'"),
     ("13_three_scales", {"sizes": "10, 4"}, "sizes: 4 given"),
     ("13_three_scales", {"draws": 0}, "draws: 0 given"),
+    ("13_three_scales", {"shuffle": 5}, "'shuffles'"),
     ("13_three_scales", {"folds": 1}, "folds: 1 given"),
 ]
 

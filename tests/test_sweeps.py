@@ -383,6 +383,57 @@ def gone(cluster, limit=4):
     return left
 
 
+def test_a_result_that_went_with_its_worker_is_waited_for(
+    notebooks, monkeypatch
+):
+    """A done result lies with its worker; with that it is pending again."""
+
+    class Future:
+        def __init__(self, status):
+            self.status = status
+
+    class Arrivals(list):
+        def __init__(self, futures, loop):
+            super().__init__(futures)
+
+        def __iter__(self):
+            while self:
+                yield self.pop(0)
+
+        def add(self, future):
+            future.status = "finished"
+            self.append(future)
+
+    class Scheduler:
+        loop = None
+        cancelled = ()
+
+        def __init__(self, *statuses):
+            self.futures = [Future(status) for status in statuses]
+            self.left = list(self.futures)
+
+        def scheduler_info(self, n_workers):
+            return {"workers": ["one"]}
+
+        def submit(self, *_, pure):
+            return self.left.pop(0)
+
+        def cancel(self, futures):
+            self.cancelled = futures
+
+    def arrived(plan, future, folder, force):
+        assert future.status == "finished"
+        return plan.given["seed"]
+
+    monkeypatch.setattr("distributed.as_completed", Arrivals)
+    monkeypatch.setattr(sweeps, "_arrived", arrived)
+    client = Scheduler("pending", "finished")
+    what = planned(notebooks, "seed=1,2")
+    made = sweeps._there(what, None, client, False, None)
+    assert list(made) == [2, 1], "the lost one comes last, and comes once"
+    assert client.cancelled == client.futures
+
+
 @pytest.mark.slow
 def test_a_cluster_reports_failures_and_can_be_left(
     cluster, notebooks, tmp_path
