@@ -29,7 +29,7 @@ Fidelities
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -397,22 +397,7 @@ def mix(fractions: pd.DataFrame) -> pd.DataFrame:
     DataError
         If a column is missing, or a site of a row is empty.
     """
-    _require_columns(fractions, IONS, "fractions")
-    values = ions()
-    mixed = []
-    for site, members in SITES.items():
-        share = fractions[list(members)].to_numpy(dtype=float)
-        total = share.sum(axis=1, keepdims=True)
-        if not (total > 0).all():
-            row = np.flatnonzero(~(total > 0))[0]
-            raise DataError(
-                f"fractions: the {site} site is empty in row {row}."
-            )
-        weights = values.loc[list(members), list(PROPERTIES)].to_numpy(float)
-        mixed.append(share / total @ weights)
-    return pd.DataFrame(
-        np.hstack(mixed), index=fractions.index, columns=list(FEATURES)
-    )
+    return _by_site(fractions, np.matmul)
 
 
 def spread(fractions: pd.DataFrame) -> pd.DataFrame:
@@ -437,17 +422,36 @@ def spread(fractions: pd.DataFrame) -> pd.DataFrame:
     DataError
         If a column is missing, or a site of a row is empty.
     """
-    mean = mix(fractions).to_numpy()
+
+    def deviation(share: np.ndarray, own: np.ndarray) -> np.ndarray:
+        away = (own - (share @ own)[:, None]) ** 2
+        return np.sqrt((share[:, :, None] * away).sum(axis=1))
+
+    return _by_site(fractions, deviation)
+
+
+def _by_site(
+    fractions: pd.DataFrame,
+    moment: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> pd.DataFrame:
+    """Return a moment of each site's ions, (n, 15).
+
+    It is given a site's k fractions, (n, k), normalised to 1, and the
+    properties of its ions, (k, 5), and returns (n, 5).
+    """
+    _require_columns(fractions, IONS, "fractions")
     values = ions()
     parts = []
-    for place, members in enumerate(SITES.values()):
+    for site, members in SITES.items():
         share = fractions[list(members)].to_numpy(dtype=float)
-        share = share / share.sum(axis=1, keepdims=True)
+        total = share.sum(axis=1, keepdims=True)
+        if not (total > 0).all():
+            row = np.flatnonzero(~(total > 0))[0]
+            raise DataError(
+                f"fractions: the {site} site is empty in row {row}."
+            )
         own = values.loc[list(members), list(PROPERTIES)].to_numpy(float)
-        width = len(PROPERTIES)
-        middle = mean[:, width * place : width * (place + 1)]
-        away = (own[None] - middle[:, None]) ** 2
-        parts.append(np.sqrt((share[:, :, None] * away).sum(axis=1)))
+        parts.append(moment(share / total, own))
     return pd.DataFrame(
         np.hstack(parts), index=fractions.index, columns=list(FEATURES)
     )
