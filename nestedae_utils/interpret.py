@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.feature_selection import mutual_info_regression
 
@@ -23,7 +22,7 @@ from nestedae_utils import checks
 from nestedae_utils.cache import cached
 from nestedae_utils.checks import DataError, ParameterError
 from nestedae_utils.nested import NestedAutoencoder, Table
-from nestedae_utils.training import Split
+from nestedae_utils.training import Split, one_thread
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """From rows (m, width) to predictions (..., m), one model or several."""
@@ -137,7 +136,9 @@ def shared(latents: np.ndarray) -> float:
     For every ordered pair of replicas the mean over latents of the R2 of a
     linear regression on all latents of the other; then the mean over pairs.
     Unlike :func:`agreement` it is 1 also where the replicas have the same
-    latent space with other axes.
+    latent space with other axes.  It is taken on the rows that the
+    regression is fitted to, and so close to 1 by itself unless n is much
+    larger than L.
 
     Parameters
     ----------
@@ -148,7 +149,8 @@ def shared(latents: np.ndarray) -> float:
     Raises
     ------
     ParameterError
-        As :func:`match`, or if there is one replica only.
+        As :func:`match`, if there is one replica only, or all latents are
+        constant.
     """
     latents = _several("shared", latents)
     away = latents - latents.mean(1, keepdims=True)
@@ -166,6 +168,11 @@ def shared(latents: np.ndarray) -> float:
             for other, basis in enumerate(bases)
             if other != whose and unit.size
         ]
+    if not found:
+        raise ParameterError(
+            "shared: latents that are all constant given, at least one that "
+            "varies is needed."
+        )
     return float(np.mean(found))
 
 
@@ -201,10 +208,11 @@ def information(
     """
     latents = _three("information", latents)
     values = np.asarray(values, dtype=float)
-    if values.ndim != 2 or len(values) != latents.shape[1]:
+    good = values.ndim == 2 and len(values) == latents.shape[1]
+    if not good or not np.isfinite(values).all():
         raise ParameterError(
-            f"information: values of shape {values.shape} given, "
-            f"({latents.shape[1]}, quantities) is allowed."
+            f"information: values of shape {values.shape} given, finite ones "
+            f"of shape ({latents.shape[1]}, quantities) are allowed."
         )
     checks.whole("neighbours", neighbours, 1, len(values) - 1)
     return np.stack(
@@ -410,7 +418,8 @@ def attributed(
     Raises
     ------
     ParameterError
-        If the replicas are no multiple of the folds, or as :func:`shapley`.
+        If the replicas are no multiple of the folds, the target has more
+        than one column, or as :func:`shapley`.
     """
     checks.whole("background", background, 1)
     replicas = list(chain.fitted.values())[-1].replicas
@@ -422,15 +431,18 @@ def attributed(
         )
     values = np.hstack([np.asarray(table[name], float) for name in parts])
     ends = np.cumsum([np.shape(table[name])[1] for name in parts])[:-1]
-    wanted = np.asarray(table[target], dtype=float)[:, 0]
+    wanted = np.asarray(table[target], dtype=float)
+    if wanted.shape != (len(values), 1):
+        raise ParameterError(
+            f"target: {target!r} of shape {wanted.shape} given, one column "
+            f"for {len(values)} rows is allowed."
+        )
+    wanted = wanted[:, 0]
     explained = np.full((seeds, len(values), len(blocks)), np.nan)
     base = np.full((seeds, len(values)), np.nan)
     by_block, by_column = [], []
     random = np.random.default_rng(0)
-    threads = torch.get_num_threads()
-    # more threads slow such small products down
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for fold, (seen, held_out) in enumerate(splits):
             own = _only(chain, range(fold * seeds, (fold + 1) * seeds))
 
@@ -459,8 +471,6 @@ def attributed(
                         repeats,
                     )
                 )
-    finally:
-        torch.set_num_threads(threads)
     return Attribution(
         explained, base, np.stack(by_block), np.stack(by_column)
     )

@@ -39,6 +39,8 @@ BOX = {
 PATHS = ("linear", "spherical")
 # the largest float32 chunk of distances held at once, in numbers
 _CHUNK = 2_000_000
+# torch's faster way, by products, loses small distances
+_EXACT = "donot_use_mm_for_euclid_dist"
 
 
 class Decoder:
@@ -62,13 +64,7 @@ class Decoder:
 
     def __init__(self, chain: NestedAutoencoder, scale: str = "") -> None:
         self.name = scale or list(chain.scales)[-1]
-        if self.name not in chain.fitted:
-            raise ParameterError(
-                f"scale: {self.name!r} given, a fitted scale is allowed "
-                f"({', '.join(map(repr, chain.fitted)) or 'none'})."
-                + checks.nearest(self.name, chain.fitted)
-            )
-        self.fitted = chain.fitted[self.name]
+        self.fitted = _fitted(chain, self.name)
         self.replicas = 1
         self.parts: dict[str, Part] = {}
         self.owners: dict[str, str] = {}
@@ -111,7 +107,7 @@ class Decoder:
                 own = block.lower_scaler == "refitted"
                 self._add(
                     chain,
-                    chain.fitted[block.latents_of],
+                    _fitted(chain, block.latents_of),
                     fitted.lower_scalers[block.latents_of] if own else {},
                     (scale.name, block.name),
                 )
@@ -136,6 +132,16 @@ class Decoder:
     def __call__(self, z: Tensor) -> Decoded:
         """Decode latents, shape (R, n, latent), R this decoder's replicas."""
         return Decoded(self, z)
+
+
+def _fitted(chain: NestedAutoencoder, name: str) -> FittedScale:
+    if name not in chain.fitted:
+        raise ParameterError(
+            f"scale: {name!r} given, a fitted scale is allowed "
+            f"({', '.join(map(repr, chain.fitted)) or 'none'})."
+            + checks.nearest(name, chain.fitted)
+        )
+    return chain.fitted[name]
 
 
 @dataclass
@@ -257,9 +263,10 @@ class Neighbourhood:
                     "training rows, fewer than these are allowed."
                 )
             kept = torch.tensor(own, dtype=torch.float32)
-            near = torch.cdist(kept, kept).topk(neighbours + 1, largest=False)
+            away = torch.cdist(kept, kept, compute_mode=_EXACT)
+            near = away.topk(neighbours + 1, largest=False).values
             points.append(kept)
-            typical.append(near.values[:, 1:].mean(1).median())
+            typical.append(near[:, 1:].mean(1).median())
         return cls(tuple(points), torch.stack(typical), neighbours)
 
     @one_thread()
@@ -282,13 +289,16 @@ class Neighbourhood:
         for own, points, typical in zip(
             z, self.points, self.typical, strict=True
         ):
-            parts = [
-                torch.cdist(part, points)
-                .topk(self.neighbours, largest=False)
-                .values.mean(-1)
-                for part in own.split(max(1, _CHUNK // len(points)))
-            ]
-            made.append(torch.cat(parts) / typical)
+            # only the nearest ones have a gradient, so only they are kept
+            with torch.no_grad():
+                parts = [
+                    torch.cdist(part, points, compute_mode=_EXACT)
+                    .topk(self.neighbours, largest=False)
+                    .indices
+                    for part in own.split(max(1, _CHUNK // len(points)))
+                ]
+            away = own[:, None] - points[torch.cat(parts)]
+            made.append(away.norm(dim=-1).mean(-1) / typical)
         return torch.stack(made)
 
     def draw(self, count: int, seed: int) -> Tensor:
@@ -353,8 +363,10 @@ def search(
 class Points:
     """Points of a latent space with what they stand for.
 
-    The axes are replicas R, rows n and starts S; along the last, those that
-    fit come first, the nearest to the training rows foremost.
+    The axes are replicas R, rows n and starts S; along the last, those
+    within the tolerance come first, the nearest to the training rows
+    foremost (of a design the highest objective).  Repeated points keep their
+    place; ``fits`` leaves them out.
 
     Attributes
     ----------
@@ -473,10 +485,11 @@ def complete(
         does not fit.
     """
     decoder = Decoder(chain, scale)
-    _check_around(decoder, around)
+    _check(decoder, around, density, reach, apart)
     checks.real("tolerance", tolerance, positive=True)
     targets = _targets(decoder, known)
     rows = next(iter(targets.values())).shape[1]
+    first = around.draw(starts, seed).repeat(1, rows, 1)
     units = _units(decoder, around, targets)
     every = {
         name: part.repeat_interleave(starts, 1)
@@ -496,7 +509,6 @@ def complete(
                 total = total + miss.square().mean(-1)
         return total
 
-    first = around.draw(starts, seed).repeat(1, rows, 1)
     z = search(decoder, first, loss, steps, rate)
     with torch.no_grad():
         made = decoder(z)
@@ -543,7 +555,8 @@ def design(
     Points
         R replicas, one row, S starts; ``misfit`` is minus the objective,
         without the penalty, and ``fits`` says which points are distinct.
-        The highest objective stands first among them.
+        The highest objective stands first among them; a point whose
+        objective is not finite does not count.
 
     Raises
     ------
@@ -551,7 +564,7 @@ def design(
         If a parameter is not allowed, or the objective's shape is another.
     """
     decoder = Decoder(chain, scale)
-    _check_around(decoder, around)
+    _check(decoder, around, density, reach, apart)
     first = around.draw(starts, seed)
 
     def value(made: Decoded) -> Tensor:
@@ -618,7 +631,16 @@ def interpolate(
     return np.where(bent, turned * length, line)
 
 
-def _check_around(decoder: Decoder, around: Neighbourhood) -> None:
+def _check(
+    decoder: Decoder,
+    around: Neighbourhood,
+    density: float,
+    reach: float,
+    apart: float,
+) -> None:
+    checks.real("density", density, 0)
+    checks.real("reach", reach, positive=True)
+    checks.real("apart", apart, 0)
     found = len(around.points), around.points[0].shape[1]
     if found != (decoder.replicas, decoder.fitted.scale.latent):
         raise ParameterError(
@@ -640,12 +662,16 @@ def _targets(
         )
     targets, rows = {}, set()
     for name, given in known.items():
-        _, _, columns = decoder.find(name)
+        _, head, columns = decoder.find(name)
         width = columns.stop - columns.start
         values = np.asarray(given, dtype=float)
         values = values[None] if values.ndim == 2 else values
         fits = values.ndim == 3 and values.shape[-1] == width
-        if not fits or len(values) not in (1, decoder.replicas):
+        if (
+            not fits
+            or not values.shape[1]
+            or len(values) not in (1, decoder.replicas)
+        ):
             raise DataError(
                 f"known, {name!r}: shape {np.shape(given)} given, (rows, "
                 f"{width}) is allowed, or with {decoder.replicas} replicas "
@@ -655,6 +681,13 @@ def _targets(
             raise DataError(
                 f"known, {name!r}: a value is not finite; leave out what is "
                 "not known."
+            )
+        if head.loss == "cross_entropy" and not (
+            np.isin(values, (0, 1)).all() and (values.sum(-1) == 1).all()
+        ):
+            raise DataError(
+                f"known, {name!r}: a row is not one-hot; give one 1 in each "
+                "row, and 0 elsewhere."
             )
         rows.add(values.shape[1])
         values = np.broadcast_to(values, (decoder.replicas, *values.shape[1:]))
@@ -671,19 +704,21 @@ def _units(
     decoder: Decoder, around: Neighbourhood, names: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return what the misfit of each known part is measured in."""
-    spread: dict[str, list[Tensor]] = {name: [] for name in names}
-    for place, points in enumerate(around.points):
-        with torch.no_grad():
-            made = decoder(points.expand(decoder.replicas, -1, -1))
-            for name in names:
-                own = made[name][place]
-                spread[name].append(own.std(0, keepdim=True))
     units = {}
     for name in names:
         scalers = decoder.find(name)[0].scalers
-        unit = (
-            scalers[name][1] if name in scalers else torch.stack(spread[name])
-        )
+        if name in scalers:
+            units[name] = scalers[name][1]
+            continue
+        with torch.no_grad():
+            unit = torch.stack(
+                [
+                    decoder(own.expand(decoder.replicas, -1, -1))[name][
+                        place
+                    ].std(0, keepdim=True)
+                    for place, own in enumerate(around.points)
+                ]
+            )
         units[name] = torch.where(unit > 1e-6, unit, 1.0)
     return units
 
@@ -706,11 +741,9 @@ def _far(
     around: Neighbourhood, z: Tensor, density: float, reach: float
 ) -> Tensor:
     """Return the penalty of points far from the training rows, (R, n)."""
-    weight = checks.real("density", density, 0)
-    checks.real("reach", reach, positive=True)
-    if not weight:
+    if not density:
         return z.new_zeros(z.shape[:2])
-    return weight * (around.distance(z) - reach).clamp(min=0).square()
+    return density * (around.distance(z) - reach).clamp(min=0).square()
 
 
 def _points(
@@ -723,11 +756,10 @@ def _points(
     apart: float,
 ) -> Points:
     """Sort the points of every row, and mark those that count."""
-    checks.real("apart", apart, 0)
     with torch.no_grad():
         far = around.distance(z)
         if tolerance is None:
-            good = torch.ones_like(misfit, dtype=torch.bool)
+            good = misfit.isfinite()
             first = misfit
         else:
             good = misfit <= tolerance

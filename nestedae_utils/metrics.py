@@ -177,9 +177,8 @@ def pareto(values: np.ndarray) -> np.ndarray:
             f"pareto: shape {values.shape} given, finite values of shape "
             "(points, aims) are allowed."
         )
-    ahead = values[:, None] >= values[None]
-    better = values[:, None] > values[None]
-    return ~(ahead.all(-1) & better.any(-1)).any(0)
+    ahead = (values[:, None] >= values).all(-1)
+    return ~(ahead & ~ahead.T).any(0)
 
 
 @dataclass(frozen=True)

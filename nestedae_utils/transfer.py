@@ -313,13 +313,15 @@ def fine_tune(
     ------
     ParameterError
         If a parameter is not allowed, a scale is not fitted or has another
-        number of replicas, or standardises a lower scale's inputs anew.
+        number of replicas, or standardises a lower scale's inputs anew, a
+        table lacks a column, or the loss is not finite.
     """
     checks.whole("epochs", epochs, 1)
     checks.whole("steps", steps, 1)
     checks.whole("batch_size", batch_size, 1)
     checks.real("learning_rate", learning_rate, positive=True)
-    replicas = _check_chain(chain, rows)
+    checks.whole("seed", seed, 0)
+    replicas = _check_chain(chain, tables, rows)
     names = list(chain.scales)
     flats = {
         name: torch.tensor(part.parameters)
@@ -331,12 +333,13 @@ def fine_tune(
     known = {name: _Scaled(chain, tables[name], replicas) for name in names}
     # Leaves are the layers' weights: a slice of one flat leaf would give a
     # gradient of the flat one's size for every layer.
-    leaves = []
+    leaves, places = [], []
     for network in networks.values():
         for key, pair in network.weights.items():
             own = tuple(part.clone().requires_grad_() for part in pair)
             network.weights[key] = own
             leaves += own
+            places += pair
     adam = torch.optim.Adam(leaves, lr=learning_rate)
     random = np.random.default_rng(seed)
     with one_thread():
@@ -352,14 +355,16 @@ def fine_tune(
             adam.zero_grad()
             loss.backward()
             adam.step()
+            if not torch.isfinite(loss):
+                raise ParameterError(
+                    "tables: the loss is not finite; fill in missing values, "
+                    "or lower learning_rate."
+                )
+    with torch.no_grad():
+        for place, value in zip(places, leaves, strict=True):
+            place.copy_(value)
     tuned = NestedAutoencoder(list(chain.scales.values()))
     for name, part in chain.fitted.items():
-        with torch.no_grad():
-            for key, pair in Network(part.scale, flats[name]).weights.items():
-                for place, value in zip(
-                    pair, networks[name].weights[key], strict=True
-                ):
-                    place.copy_(value)
         tuned.attach(
             replace(
                 part.select(range(replicas)), parameters=flats[name].numpy()
@@ -369,7 +374,9 @@ def fine_tune(
 
 
 def _check_chain(
-    chain: NestedAutoencoder, rows: Mapping[str, Sequence[np.ndarray]]
+    chain: NestedAutoencoder,
+    tables: Mapping[str, Table],
+    rows: Mapping[str, Sequence[np.ndarray]],
 ) -> int:
     """Return the number of replicas of a chain that can be tuned."""
     counts = {}
@@ -378,6 +385,13 @@ def _check_chain(
             raise ParameterError(
                 f"scale {name!r}: not fitted, or no training rows given; "
                 "both are needed for tuning."
+            )
+        own = tables.get(name, {})
+        lacking = [key for key in _needed(chain, name) if key not in own]
+        if lacking:
+            raise ParameterError(
+                f"tables: {', '.join(lacking)} missing for scale {name!r}; "
+                "give it a table with all its blocks and targets."
             )
         counts[name] = chain.fitted[name].replicas
         counts[f"rows of {name}"] = len(rows[name])
@@ -392,6 +406,20 @@ def _check_chain(
             "is allowed."
         )
     return next(iter(counts.values()))
+
+
+def _needed(
+    chain: NestedAutoencoder, name: str, targets: bool = True
+) -> list[str]:
+    """Return what a scale's table needs, with the blocks of those below."""
+    scale = chain.scales[name]
+    needed = [head.name for head in scale.predicted] if targets else []
+    for block in scale.inputs:
+        if block.latents_of:
+            needed += _needed(chain, block.latents_of, targets=False)
+        else:
+            needed.append(block.name)
+    return needed
 
 
 class _Scaled:

@@ -171,7 +171,7 @@ def test_information():
 
 def test_errors_of_information():
     latents = drawn(0, 1, 9, 2)
-    with pytest.raises(ParameterError, match=r"shape \(8, 1\) given, \(9, "):
+    with pytest.raises(ParameterError, match=r"shape \(8, 1\) given, finite ones"):
         interpret.information(latents, np.zeros((8, 1)))
     with pytest.raises(ParameterError, match="neighbours: 9 given"):
         interpret.information(latents, np.zeros((9, 1)), 9)
@@ -345,6 +345,28 @@ def test_attributed(small):
         whole = found.shapley[seed].sum(-1) + found.base[seed]
         np.testing.assert_allclose(whole, held_out, atol=1e-5)
     assert (found.blocks[..., 1] > 0).all()
+    # the background is of training rows, here all of them
+    for replica, (seen, held_out) in enumerate(splits):
+        np.testing.assert_allclose(
+            found.base[replica % 2, held_out],
+            made[replica, seen, 0].mean(),
+            atol=1e-5,
+        )
+    # what is shuffled are held-out rows
+    wide = np.hstack([table["ions"], table["layer"]])
+    for fold, (_, held_out) in enumerate(splits[::2]):
+
+        def predict(rows, fold=fold):
+            given = {"ions": rows[:, :3], "layer": rows[:, 3:]}
+            return chain.predict(given)["y"][2 * fold : 2 * fold + 2, :, 0]
+
+        np.testing.assert_allclose(
+            found.blocks[fold],
+            interpret.permutation(
+                predict, wide[held_out], table["y"][held_out, 0], blocks, 3
+            ),
+            atol=1e-5,
+        )
 
 
 def test_attributed_errors(small):
@@ -358,6 +380,11 @@ def test_attributed_errors(small):
     with pytest.raises(ParameterError, match="background: 0 given"):
         interpret.attributed(
             chain, table, "y", blocks, splits[::2], background=0, **given_
+        )
+    two = {**table, "y": np.tile(table["y"], 2)}
+    with pytest.raises(ParameterError, match="'y' of shape"):
+        interpret.attributed(
+            chain, two, "y", blocks, splits[::2], background=5, **given_
         )
 
 
@@ -376,3 +403,33 @@ def test_rank():
         interpret.rank(values, 1.5)
     with pytest.raises(DataError, match="every column is constant"):
         interpret.rank(np.ones((4, 2)))
+
+
+def test_every_shuffle_is_another():
+    rows = drawn(0, 12, 2)
+
+    def risen(repeats):
+        return interpret.permutation(
+            lambda x: x[:, 0], rows, rows[:, 0], {"a": [0]}, repeats
+        )
+
+    assert abs(risen(2) - risen(1))[0] > 1e-6
+
+
+def test_shared_takes_both_directions():
+    """All of a plane's latents from two of them, but not the other way."""
+    plane = drawn(0, 60, 2)
+    line = np.hstack([plane[:, :1], plane[:, :1]])
+    both = np.stack([plane, line])
+    found = interpret.shared(both)
+    assert found == pytest.approx(interpret.shared(both[::-1]))
+    assert 0.7 < found < 0.8
+    with pytest.raises(ParameterError, match="all constant"):
+        interpret.shared(np.ones((2, 8, 3)))
+
+
+def test_information_refuses_what_is_not_finite():
+    values = drawn(1, 20, 1)
+    values[3] = np.nan
+    with pytest.raises(ParameterError, match="finite ones of shape"):
+        interpret.information(drawn(0, 20, 2)[None], values)

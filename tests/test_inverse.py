@@ -6,11 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 
 from nestedae_utils import inverse
 from nestedae_utils.checks import DataError, ParameterError
 from nestedae_utils.nested import FittedScale, NestedAutoencoder, Scaler
-from nestedae_utils.scales import Block, Head, Scale, layers_of
+from nestedae_utils.scales import ACTIVATIONS, Block, Head, Scale, layers_of
 
 LINEAR = {"latent_activation": "linear"}
 LOW = Scale("low", (Block("x", 2),), 2, (Head("x", 2),), **LINEAR)
@@ -159,6 +160,10 @@ def test_decoder_errors():
         inverse.Decoder(CHAIN, "hihg")
     with pytest.raises(ParameterError, match="fitted scale is allowed"):
         inverse.Decoder(NestedAutoencoder([LOW]))
+    upper = NestedAutoencoder([LOW, HIGH])
+    upper.attach(linear(0)[0].fitted["high"])
+    with pytest.raises(ParameterError, match="'low' given, a fitted scale"):
+        inverse.Decoder(upper)
     with pytest.raises(ParameterError, match="'q': not decoded"):
         inverse.Decoder(CHAIN)(torch.zeros(2, 1, 4))["q"]
 
@@ -177,6 +182,34 @@ def test_distance_is_that_of_the_nearest_others():
         expected = tree.query(ask[replica], 3)[0].mean(1) / typical
         # torch takes the lower of two middle values
         np.testing.assert_allclose(made[replica], expected, rtol=0.05)
+
+
+def test_distances_in_parts(monkeypatch):
+    around, z = inverse.Neighbourhood.of(CHAIN, TABLE), torch.rand(2, 50, 4)
+    whole = around.distance(z)
+    monkeypatch.setattr(inverse, "_CHUNK", 300)
+    torch.testing.assert_close(around.distance(z), whole)
+
+
+def test_points_close_to_each_other_and_far_from_zero():
+    chain, table = linear(0)
+    table["x"] = 1000 + 0.05 * table["x"]
+    around = inverse.Neighbourhood.of(chain, table, scale="low")
+    z = chain.encode(table, "low").astype(np.float32)
+    expected = [
+        np.median(np.sort(cdist(one, one))[:, 1:6].mean(1)) for one in z
+    ]
+    np.testing.assert_allclose(around.typical, expected, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", inverse.BOX)
+def test_the_box_is_the_range_of_the_activation(name):
+    far = torch.tensor([-1e3, 1e3])
+    for end, value, at in zip(
+        inverse.BOX[name], ACTIVATIONS[name].value(far), far, strict=True
+    ):
+        expected = end if np.isfinite(end) else at
+        assert value == pytest.approx(float(expected))
 
 
 def test_equal_rows_count_once_and_held_out_rows_not_at_all():
@@ -241,7 +274,7 @@ def test_completion_of_one_scale_agrees_with_it(seed):
     around = inverse.Neighbourhood.of(chain, table)
     fine = chain.encode({"x": table["x"][:3]}, "low")
     found = inverse.complete(
-        chain, {"z": fine}, around, starts=4, steps=600, rate=0.2
+        chain, {"z": fine}, around, starts=4, steps=1000, rate=0.2
     )
     assert found.fits[..., 0].all()
     np.testing.assert_allclose(
@@ -300,6 +333,84 @@ def test_misfit_is_the_largest_over_the_known_parts():
         assert (np.diff(near) >= 0).all()
 
 
+def test_misfit_without_a_scaler_is_in_deviations_of_what_is_decoded():
+    chain, table = linear(2)
+    assert "t" not in chain.fitted["high"].scalers
+    around = inverse.Neighbourhood.of(chain, table)
+    found = inverse.complete(chain, {"t": [[1.0]]}, around, starts=2, steps=1)
+    unit = chain.predict(table)["t"].std(1, ddof=1)[:, None]
+    off = np.abs(found.decoded["t"][..., 0] - 1) / unit
+    np.testing.assert_allclose(found.misfit, off, rtol=0.02)
+
+
+def test_misfit_of_a_block_in_small_units():
+    chain, table = linear(2)
+    scaler = chain.fitted["high"].scalers["y"]
+    small = Scaler(scaler.mean, np.full_like(scaler.deviation, 1e-7))
+    chain.fitted["high"].scalers["y"] = small
+    table["y"] = small.mean[0] + 1e-7 * table["y"]
+    around = inverse.Neighbourhood.of(chain, table)
+    known = {"y": small.mean[0] + 1e-4}
+    found = inverse.complete(chain, known, around, starts=2, steps=1)
+    assert (found.misfit > 100).all()
+    assert not found.fits.any()
+
+
+def test_known_categories_are_met():
+    around = inverse.Neighbourhood.of(CHAIN, TABLE)
+    few, many = (
+        inverse.complete(
+            CHAIN, {"k": np.eye(3)}, around, starts=8, steps=steps
+        ).misfit
+        for steps in (1, 200)
+    )
+    assert (many < few).all()
+
+
+def test_solutions_differ_and_none_is_lost():
+    chain, table = linear(0)
+    around = inverse.Neighbourhood.of(chain, table)
+    fine = chain.encode({"x": table["x"][:3]}, "low")
+    found = inverse.complete(chain, {"z": fine}, around, starts=32, apart=0.5)
+    near = 0.5 * around.typical.numpy()
+    for replica, row in np.ndindex(found.fits.shape[:2]):
+        z, fits = found.latents[replica, row], found.fits[replica, row]
+        good = found.misfit[replica, row] <= 0.1
+        assert fits.sum() > 1
+        apart = np.sort(cdist(z[fits], z[fits]))[:, 1]
+        assert (apart >= near[replica]).all()
+        assert (cdist(z[good], z[fits]).min(1) < near[replica]).all()
+
+
+def test_mean_and_spread_are_over_the_replicas_that_fit():
+    shape = 3, 2, 1
+    points = inverse.Points(
+        np.zeros((*shape, 1)),
+        {"p": np.array([1.0, 10, 3, 20, 99, 30]).reshape(*shape, 1)},
+        np.zeros(shape),
+        np.zeros(shape),
+        np.array([[1, 1], [1, 0], [0, 0]], bool)[..., None],
+    )
+    mean, spread, count = points.over_replicas("p")
+    np.testing.assert_allclose(mean[:, 0], [2, 10])
+    np.testing.assert_allclose(spread[:, 0], [2**0.5, np.nan])
+    assert count.tolist() == [2, 1]
+
+
+def test_a_penalty_begins_where_it_is_told_to():
+    chain, table = linear(1)
+    around = inverse.Neighbourhood.of(chain, table)
+    fine = chain.encode({"x": table["x"][:5] + 1}, "low")
+    free, far, near = (
+        inverse.complete(
+            chain, {"z": fine}, around, density=weight, reach=reach
+        ).latents
+        for weight, reach in ((0.0, 1.0), (1.0, 1e6), (1.0, 1.0))
+    )
+    np.testing.assert_allclose(far, free, atol=1e-5)
+    assert np.abs(near - free).max() > 0.01
+
+
 def test_nothing_fits_and_everything_is_one():
     around = inverse.Neighbourhood.of(CHAIN, TABLE)
     known = {"w": [[50.0, -50.0]]}
@@ -354,6 +465,9 @@ def test_completion_errors():
         ({"p": [1.0]}, r"\(rows, 1\) is allowed"),
         ({"p": np.zeros((3, 2, 1))}, "2 replicas"),
         ({"p": [[np.nan]]}, "not finite"),
+        ({"p": np.zeros((0, 1))}, r"shape \(0, 1\) given"),
+        ({"k": [[2, 2, 2]]}, "not one-hot"),
+        ({"k": [[0, 0, 0]]}, "not one-hot"),
         ({"p": [[1.0]], "k": np.eye(3)}, r"\[1, 3\] rows"),
     ):
         with pytest.raises(DataError, match=message):
@@ -364,20 +478,35 @@ def test_completion_errors():
         ({"tolerance": 0.0}, "tolerance: 0.0"),
         ({"steps": 0}, "steps: 0"),
         ({"rate": 0.0}, "rate: 0.0"),
-        ({"density": -1.0}, "density: -"),
+        ({"density": -1.0}, "density: -1.0 given"),
+        ({"density": "a"}, "density: 'a' given"),
         ({"reach": 0.0}, "reach: 0.0"),
         ({"apart": -1.0}, "apart: -1.0"),
         ({"starts": 0}, "starts: 0"),
+        ({"starts": -1}, "starts: -1"),
+        ({"starts": 2.5}, "starts: 2.5"),
         ({"seed": -1}, "seed: -1"),
     ):
         with pytest.raises(ParameterError, match=message) as caught:
             inverse.complete(
-                CHAIN, known, **{"around": around, "steps": 1, **changed}
+                CHAIN, known, **{"around": around, "steps": 2, **changed}
             )
         assert "\n" not in str(caught.value)
 
 
 # --- design ----------------------------------------------------------------
+
+
+def test_a_point_without_a_finite_objective_does_not_count():
+    around = inverse.Neighbourhood.of(CHAIN, TABLE)
+
+    def objective(made):
+        return torch.log(made["w"][..., 0])
+
+    found = inverse.design(CHAIN, objective, around, starts=32, steps=1)
+    assert not np.isfinite(found.misfit).all()
+    assert found.fits.any()
+    assert np.isfinite(found.misfit[found.fits]).all()
 
 
 @given(seed=st.integers(0, 1000))

@@ -122,6 +122,26 @@ def test_shapes_that_do_not_belong_together(x, y, asked):
     assert "\n" not in str(caught.value)
 
 
+def test_a_processs_units_do_not_matter():
+    random = np.random.default_rng(0)
+    x, asked = random.normal(size=(20, 2)), random.normal(size=(5, 2))
+    y = np.sin(x).sum(1)
+    one, other = (
+        transfer.gaussian_process(x, target, [np.arange(20)], asked)
+        for target in (y, 1000 * y + 5000)
+    )
+    np.testing.assert_allclose(other, 1000 * one + 5000, rtol=1e-3)
+
+
+def test_later_tables_are_evened_out():
+    groups = {
+        "few": np.arange(2),
+        "many": np.repeat(range(12), [10, *[1] * 11]),
+    }
+    counts = np.bincount(transfer.shared_folds(groups, 2)["many"])
+    assert abs(counts[0] - counts[1]) <= 1
+
+
 def chain_of(replicas=2, scaling="standard", **block):
     """Return a small fitted chain of two scales, its tables and rows."""
     random = np.random.default_rng(0)
@@ -200,6 +220,58 @@ def test_held_out_rows_do_not_matter_for_tuning():
         assert np.array_equal(
             made[0].fitted[name].parameters, made[1].fitted[name].parameters
         )
+
+
+@pytest.mark.parametrize(("table", "key"), [("coarse", "z"), ("fine", "y")])
+def test_every_loss_pulls_on_the_lower_scale(table, key):
+    chain, tables, rows = chain_of()
+    other = {**tables, table: {**tables[table], key: -tables[table][key]}}
+    made = [
+        transfer.fine_tune(chain, given, rows, **TUNING)
+        .fitted["fine"]
+        .parameters
+        for given in (tables, other)
+    ]
+    assert not np.array_equal(*made)
+
+
+def test_every_replica_is_tuned_on_its_own_rows():
+    chain, tables, rows = chain_of()
+    rows = {**rows, "coarse": [np.arange(4), np.arange(4, 8)]}
+    other = {**tables, "coarse": dict(tables["coarse"])}
+    other["coarse"]["z"] = tables["coarse"]["z"].copy()
+    other["coarse"]["z"][4:8] = -5.0
+    first, second = (
+        transfer.fine_tune(chain, given, rows, **TUNING)
+        .fitted["coarse"]
+        .parameters
+        for given in (tables, other)
+    )
+    np.testing.assert_allclose(first[0], second[0], atol=1e-6)
+    assert not np.allclose(first[1], second[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"coarse": {"x": np.zeros((12, 3))}}, "z missing for scale 'coarse'"),
+        ({"coarse": {"z": np.zeros((12, 1))}}, "x missing for scale 'coarse'"),
+        ({"fine": {}}, "y, x missing for scale 'fine'"),
+    ],
+)
+def test_tables_that_cannot_be_tuned_on(change, message):
+    chain, tables, rows = chain_of()
+    with pytest.raises(ParameterError, match=message):
+        transfer.fine_tune(chain, {**tables, **change}, rows, **TUNING)
+
+
+def test_tuning_on_missing_values_stops():
+    chain, tables, rows = chain_of()
+    tables["coarse"]["z"] = np.full((12, 1), np.nan)
+    with pytest.raises(ParameterError, match="loss is not finite"):
+        transfer.fine_tune(chain, tables, rows, **TUNING)
+    with pytest.raises(ParameterError, match="seed: -1 given"):
+        transfer.fine_tune(chain, tables, rows, **TUNING, seed=-1)
 
 
 def test_chains_that_cannot_be_tuned():
