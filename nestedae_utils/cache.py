@@ -33,7 +33,8 @@ Result = TypeVar("Result")
 
 def folder() -> Path:
     """Return the cache folder: ``NESTEDAE_CACHE``, or the system's own."""
-    return Path(os.environ.get("NESTEDAE_CACHE") or pooch.os_cache("nestedae"))
+    place = os.environ.get("NESTEDAE_CACHE") or pooch.os_cache("nestedae")
+    return Path(place).expanduser()
 
 
 @functools.cache

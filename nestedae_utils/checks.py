@@ -37,6 +37,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def shown(value: Any) -> str:
+    """Return a value as it is told in a message: one line, not too long."""
+    text = repr(value) if isinstance(value, str) else ascii(value)
+    return text if len(text) <= 80 else f"{text[:60]}…{text[-1]}"
+
+
 def whole(
     name: str,
     value: Any,
@@ -52,7 +58,9 @@ def whole(
     """
     allowed = f"a whole number{_range(minimum, maximum)}"
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ParameterError(f"{name}: {value!r} given, {allowed} is allowed.")
+        raise ParameterError(
+            f"{name}: {shown(value)} given, {allowed} is allowed."
+        )
     if _outside(value, minimum, maximum):
         raise ParameterError(f"{name}: {value} given, {allowed} is allowed.")
     return int(value)
@@ -79,11 +87,14 @@ def real(
     if (
         isinstance(value, bool)
         or not isinstance(value, Real)
-        or not math.isfinite(value)
+        # first: a whole number may be beyond all floats
         or _outside(value, minimum, maximum)
+        or not math.isfinite(value)
         or (positive and value <= 0)
     ):
-        raise ParameterError(f"{name}: {value!r} given, {allowed} is allowed.")
+        raise ParameterError(
+            f"{name}: {shown(value)} given, {allowed} is allowed."
+        )
     return float(value)
 
 
@@ -99,7 +110,7 @@ def choice(name: str, value: Any, allowed: Iterable[str]) -> str:
     if value not in allowed:
         listed = ", ".join(repr(option) for option in allowed)
         raise ParameterError(
-            f"{name}: {value!r} given, one of {listed} is allowed."
+            f"{name}: {shown(value)} given, one of {listed} is allowed."
             + nearest(value, allowed)
         )
     return value

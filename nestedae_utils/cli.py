@@ -8,6 +8,8 @@ SIGTERM.  Errors are one line on stderr.
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import os
 import signal
 import sys
@@ -127,27 +129,17 @@ def _nestedae() -> None:
 @click.pass_obj
 def _list(folder: Path) -> None:
     """List the chapters, what they reproduce, and how long they run."""
-    seconds = _reference_seconds()
     for name in parameters.chapters(folder):
         one = parameters.find(name, folder)
         click.echo(f"{click.style(name, bold=True)}  {one.title}")
         words = [one.summary, one.run_time]
-        if name in seconds:
-            words.append(f"The reference run took {seconds[name]:g} s.")
+        reference = DATA / "reference" / f"{name}.json"
+        if reference.is_file():
+            kept = json.loads(reference.read_text(encoding="utf-8"))
+            words.append(f"The reference run took {kept['seconds']:g} s.")
         for text in filter(None, [words[0], " ".join(words[1:])]):
             click.echo(textwrap.indent(textwrap.fill(text, 74), "    "))
         click.echo()
-
-
-def _reference_seconds() -> dict[str, float]:
-    import json
-
-    found = {}
-    for path in sorted((DATA / "reference").glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            found[path.stem] = float(content["seconds"])
-    return found
 
 
 @_nestedae.command("params")
@@ -256,9 +248,8 @@ def _sweep(
     fixed = parameters.parse(notebook, parameters.assignments(given))
     what = sweeps.plans(notebook, values, fixed)
     folder = out or sweeps.default_folder(notebook, values, fixed)
-    outcomes = sweeps.sweep(
-        what, folder, jobs or 1, dask, retry, force, _progress
-    )
+    tell = functools.partial(click.echo, err=True)
+    outcomes = sweeps.sweep(what, folder, jobs or 1, dask, retry, force, tell)
     bad = [one for one in outcomes if one.run is None]
     click.echo(
         f"{runs.shown(folder)}: {len(outcomes) - len(bad)} of {len(outcomes)} "
@@ -375,7 +366,7 @@ def _predict(model: Path, table: Path, out: Path | None, scale: str) -> None:
     found = own_data.predict(fitted, rows, scale, str(table))
     if out is None:
         click.echo(found.to_csv(index=False, lineterminator="\n"), nl=False)
-    elif out.absolute() in (table.absolute(), model.absolute()):
+    elif out.resolve() in (table.resolve(), model.resolve()):
         raise ParameterError(
             f"-o: {out} given, another file than the input is allowed."
         )
@@ -383,22 +374,12 @@ def _predict(model: Path, table: Path, out: Path | None, scale: str) -> None:
         click.echo(own_data.write_table(found, out))
 
 
-def _progress(line: str) -> None:
-    click.echo(line, err=True)
-
-
 def _cells() -> Callable[[int, int], None]:
-    """Return what tells of each cell: a line, or on a terminal one line."""
+    """Return what tells of each cell in a line."""
     began = time.perf_counter()
-    live = sys.stderr.isatty()
 
     def report(cell: int, of: int) -> None:
-        line = f"cell {cell} of {of}, {time.perf_counter() - began:.0f} s"
-        last = not live or cell == of
-        click.echo(f"\r{line}" if live else line, err=True, nl=last)
+        seconds = time.perf_counter() - began
+        click.echo(f"cell {cell} of {of}, {seconds:.0f} s", err=True)
 
     return report
-
-
-if __name__ == "__main__":
-    sys.exit(main())

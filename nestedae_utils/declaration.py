@@ -51,7 +51,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from nestedae_utils import checks
-from nestedae_utils.checks import DataError, ParameterError
+from nestedae_utils.checks import DataError, ParameterError, shown
 from nestedae_utils.scales import ACTIVATIONS
 
 VERSION = 1
@@ -82,7 +82,7 @@ class _Place:
         for key in keys:
             # whatever stands in a file may stand in a key
             place = isinstance(key, int)
-            told.append(f"item {key + 1}" if place else _shown(key)[1:-1])
+            told.append(f"item {key + 1}" if place else shown(key)[1:-1])
         return DataError(f"{', '.join(told)}: {' '.join(words.split())}")
 
 
@@ -101,12 +101,6 @@ def _line(node: yaml.Node, keys: tuple[str | int, ...]) -> int:
             node = node.value[key]
             line = node.start_mark.line
     return line + 1
-
-
-def _shown(value: Any) -> str:
-    """Return a value as it is told in a message: one line, not too long."""
-    text = ascii(value) if not isinstance(value, str) else repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}…{text[-1]}"
 
 
 def _compose(text: str, path: str) -> yaml.Node:
@@ -136,7 +130,7 @@ def _compose(text: str, path: str) -> yaml.Node:
                 )
             if getattr(event, "tag", None):
                 raise fault(
-                    f"the tag {_shown(event.tag)} is not allowed; a "
+                    f"the tag {shown(event.tag)} is not allowed; a "
                     "declaration holds texts, numbers, lists and mappings, "
                     "and nothing in it is executed.",
                     mark,
@@ -211,31 +205,26 @@ def _represented(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represented)
 
 
-def _values(
-    node: yaml.Node, place: _Place, keys: tuple[str | int, ...] = ()
-) -> Any:
+def _values(node: yaml.Node, path: str) -> Any:
     """Return the plain values of a tree; refuse a key that stands twice."""
     if isinstance(node, yaml.ScalarNode):
         return _scalar(node)
     if isinstance(node, yaml.SequenceNode):
-        return [
-            _values(part, place, (*keys, index))
-            for index, part in enumerate(node.value)
-        ]
+        return [_values(part, path) for part in node.value]
     found: dict[str, Any] = {}
     for key, value in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
             raise DataError(
-                f"{place.path}, line {line}: a key is a word, a list or "
-                "mapping is given; write 'key: value'."
+                f"{path}, line {line}: a key is a word, a list or mapping is "
+                "given; write 'key: value'."
             )
         if key.value in found:
             raise DataError(
-                f"{place.path}, line {line}, {_shown(key.value)}: stands "
-                "twice; remove one of the two."
+                f"{path}, line {line}, {shown(key.value)}: stands twice; "
+                "remove one of the two."
             )
-        found[key.value] = _values(value, place, (*keys, key.value))
+        found[key.value] = _values(value, path)
     return found
 
 
@@ -266,7 +255,7 @@ def _named(_: str, value: Any) -> str:
         r"[^\W\d_][\w-]{0,39}", value
     ):
         raise ParameterError(
-            f"{_shown(value)} given, a name is allowed: a letter, then up to "
+            f"{shown(value)} given, a name is allowed: a letter, then up to "
             "39 letters, digits, '_' or '-'."
         )
     return value
@@ -276,54 +265,23 @@ def _text(_: str, value: Any) -> str:
     text = value if isinstance(value, str) else ""
     if not text.strip() or len(text) > 200 or not text.isprintable():
         raise ParameterError(
-            f"{_shown(value)} given, a text of up to 200 printable "
+            f"{shown(value)} given, a text of up to 200 printable "
             "characters is allowed; put a name that reads as a number in "
             "quotes."
         )
     return value
 
 
-def _size(_: str, value: Any, minimum: float, maximum: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        value = _Given(value)
-    return checks.real("", value, minimum, maximum)
-
-
-class _Given:
-    """A value that is no number, as it is told in a message."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return _shown(self.value)
-
-
-def _count(_: str, value: Any, minimum: int, maximum: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        value = _Given(value)
-    return checks.whole("", value, minimum, maximum)
-
-
 def _format(_: str, value: Any) -> int:
     if value is True or value != VERSION:
         raise ParameterError(
-            f"{_shown(value)} given, {VERSION} is allowed, the version of "
+            f"{shown(value)} given, {VERSION} is allowed, the version of "
             "the format that this program reads."
         )
     return VERSION
 
 
-def _one_of(_: str, value: Any, options: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or len(value) > 60:
-        value = _shown(value)
-    return checks.choice("", value, options)
-
-
-def _width() -> Any:
-    return Annotated[int, _checked(_count, 1, 2000)]
-
-
+Width = Annotated[int, _checked(checks.whole, 1, 2000)]
 Name = Annotated[str, _checked(_named)]
 Column = Annotated[str, _checked(_text)]
 
@@ -346,7 +304,7 @@ class _Part(BaseModel):
         given = cls._long(given)
         if not isinstance(given, dict):
             raise _fault(
-                f"{_shown(given)} given, a mapping is allowed with the keys "
+                f"{shown(given)} given, a mapping is allowed with the keys "
                 f"{', '.join(cls.model_fields)}."
             )
         for key in given:
@@ -418,12 +376,12 @@ class Target(_Part):
     """
 
     column: Column
-    kind: Annotated[str, _checked(_one_of, KINDS)] = "number"
-    loss: Annotated[str, _checked(_one_of, LOSSES)] = "mae"
-    weight: Annotated[float, _checked(_size, 1e-6, 1e6)] = 1.0
-    hidden: Annotated[list[_width()], Field(max_length=10)] = []
-    dropout: Annotated[float, _checked(_size, 0.0, 0.9)] = 0.0
-    output: Annotated[str, _checked(_one_of, tuple(ACTIVATIONS))] = "linear"
+    kind: Annotated[str, _checked(checks.choice, KINDS)] = "number"
+    loss: Annotated[str, _checked(checks.choice, LOSSES)] = "mae"
+    weight: Annotated[float, _checked(checks.real, 1e-6, 1e6)] = 1.0
+    hidden: Annotated[list[Width], Field(max_length=10)] = []
+    dropout: Annotated[float, _checked(checks.real, 0.0, 0.9)] = 0.0
+    output: Annotated[str, _checked(checks.choice, ACTIVATIONS)] = "linear"
 
     @classmethod
     def _long(cls, given: Any) -> Any:
@@ -465,11 +423,11 @@ class ScaleDeclaration(_Part):
     table: Column
     inputs: Annotated[dict[Name, Inputs], Field(max_length=50)] = {}
     categories: Annotated[dict[Name, Column], Field(max_length=50)] = {}
-    latent: Annotated[int, _checked(_count, 1, 200)]
-    hidden: Annotated[list[_width()], Field(max_length=10)] = []
-    l1: Annotated[float, _checked(_size, 0.0, 100.0)] = 0.0
+    latent: Annotated[int, _checked(checks.whole, 1, 200)]
+    hidden: Annotated[list[Width], Field(max_length=10)] = []
+    l1: Annotated[float, _checked(checks.real, 0.0, 100.0)] = 0.0
     predict: Annotated[dict[Name, Target], Field(max_length=50)] = {}
-    reconstruction: Annotated[float, _checked(_size, 0.0, 1e6)] = 1.0
+    reconstruction: Annotated[float, _checked(checks.real, 0.0, 1e6)] = 1.0
     group: Annotated[list[Column], Field(max_length=200)] = []
 
     @model_validator(mode="after")
@@ -494,7 +452,7 @@ class ScaleDeclaration(_Part):
                 names.add(keys[1])
             if column in columns:
                 raise _fault(
-                    f"the column {_shown(column)} stands twice, the first "
+                    f"the column {shown(column)} stands twice, the first "
                     f"time in {columns[column]}; use a column once, and no "
                     "target as an input.",
                     *keys,
@@ -502,7 +460,7 @@ class ScaleDeclaration(_Part):
             columns[column] = ", ".join(map(str, keys[:2]))
         for index, column in enumerate(self.group):
             if column in self.group[:index]:
-                raise _fault(f"{_shown(column)} stands twice.", "group", index)
+                raise _fault(f"{shown(column)} stands twice.", "group", index)
         return self
 
     def named_columns(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -519,16 +477,16 @@ class ScaleDeclaration(_Part):
 class TrainingSettings(_Part):
     """How all scales are trained; ``seeds`` replicas in each fold."""
 
-    epochs: Annotated[int, _checked(_count, 1, 100_000)] = 300
-    batch_size: Annotated[int, _checked(_count, 1, 10_000)] = 20
-    learning_rate: Annotated[float, _checked(_size, 1e-8, 10.0)] = 0.001
-    seeds: Annotated[int, _checked(_count, 1, 200)] = 2
+    epochs: Annotated[int, _checked(checks.whole, 1, 100_000)] = 300
+    batch_size: Annotated[int, _checked(checks.whole, 1, 10_000)] = 20
+    learning_rate: Annotated[float, _checked(checks.real, 1e-8, 10.0)] = 0.001
+    seeds: Annotated[int, _checked(checks.whole, 1, 200)] = 2
 
 
 class ValidationSettings(_Part):
     """The cross-validation of every scale."""
 
-    folds: Annotated[int, _checked(_count, 2, 1000)] = 5
+    folds: Annotated[int, _checked(checks.whole, 2, 1000)] = 5
 
 
 @dataclass(frozen=True)
@@ -572,9 +530,8 @@ class Declaration(_Part):
                     "its own.",
                     *("scales", index, "name"),
                 )
-        before: list[str] = []
         for index, scale in enumerate(self.scales):
-            here = ("scales", index)
+            here, before = ("scales", index), names[:index]
             used: set[str] = set()
             for name, block in scale.inputs.items():
                 at = (*here, "inputs", name)
@@ -597,23 +554,18 @@ class Declaration(_Part):
                         "latents_of",
                     )
                 used.add(block.latents_of)
-                needed = {
-                    column
-                    for raw in self.blocks(block.latents_of).values()
-                    for column in raw.columns
-                }
+                needed = self._columns(block.latents_of)
                 for column in block.rename:
                     if column not in needed:
                         raise _fault(
                             f"scale {block.latents_of!r} has no input "
-                            f"column {_shown(column)}."
+                            f"column {shown(column)}."
                             + checks.nearest(column, needed),
                             *at,
                             "rename",
                             column,
                         )
             self._check_supply(scale, here)
-            before.append(scale.name)
         if not self.scales[-1].predict:
             raise _fault(
                 "the last scale predicts nothing; give it a target.",
@@ -623,17 +575,13 @@ class Declaration(_Part):
 
     def _check_supply(self, scale: ScaleDeclaration, here: tuple) -> None:
         """Refuse what would show a target to its own model."""
-        supply = {
-            column
-            for raw in self.blocks(scale.name).values()
-            for column in raw.columns
-        }
+        supply = self._columns(scale.name)
         below = self._below(scale)
         for name, target in scale.predict.items():
             at = (*here, "predict", name, "column")
             if target.column in supply:
                 raise _fault(
-                    f"the column {_shown(target.column)} is an input of "
+                    f"the column {shown(target.column)} is an input of "
                     "this scale or of one below it; a target is not.",
                     *at,
                 )
@@ -645,10 +593,14 @@ class Declaration(_Part):
                 if same and target.column in seen:
                     raise _fault(
                         f"scale {lower.name!r} has learnt the column "
-                        f"{_shown(target.column)} from all rows of the same "
+                        f"{shown(target.column)} from all rows of the same "
                         "table; predict it in one of the two.",
                         *at,
                     )
+
+    def _columns(self, name: str) -> set[str]:
+        blocks = self.blocks(name).values()
+        return {column for raw in blocks for column in raw.columns}
 
     def _below(self, scale: ScaleDeclaration) -> list[ScaleDeclaration]:
         """Return all scales below one, nearest first."""
@@ -699,7 +651,7 @@ class Declaration(_Part):
                         f"{', '.join(renamed.columns)}; use the same "
                         "columns.",
                         "scales",
-                        [s.name for s in self.scales].index(name),
+                        self.index(name),
                         "inputs",
                         block_name,
                     )
@@ -754,13 +706,6 @@ class Declaration(_Part):
         )
 
 
-_KIND = {
-    "missing": "is missing",
-    "list_type": "a list is allowed",
-    "dict_type": "a mapping is allowed",
-}
-
-
 def from_plain(
     plain: Any, path: str | Path, root: yaml.Node | None = None
 ) -> Declaration:
@@ -794,20 +739,16 @@ def from_plain(
     # pydantic's own words for a key that is wrong, and for a short form
     keys = tuple(key for key in first["loc"] if key != "[key]")
     keys += context.get("at", ())
-    kind, given = first["type"], _shown(first.get("input"))
-    if kind == "fault":
-        words = context["words"]
-    elif kind == "missing":
-        words = "is missing; give it."
-    elif kind in _KIND:
-        words = f"{given} given, {_KIND[kind]}."
-    elif kind in ("too_short", "too_long"):
-        most = context.get("max_length")
-        words = f"{context['actual_length']} given, "
-        words += f"at most {most}" if most else "at least one"
-        words += " is allowed."
-    else:
-        words = f"{given} given, {first['msg'].lower()}."
+    given, count = shown(first.get("input")), context.get("actual_length")
+    words = {
+        "fault": context.get("words"),
+        "missing": "is missing; give it.",
+        "list_type": f"{given} given, a list is allowed.",
+        "dict_type": f"{given} given, a mapping is allowed.",
+        "too_short": f"{count} given, at least one is allowed.",
+        "too_long": f"{count} given, at most {context.get('max_length')} is "
+        "allowed.",
+    }.get(first["type"], f"{given} given, {first['msg'].lower()}.")
     raise place.fault(words, keys)
 
 
@@ -828,7 +769,7 @@ def parse(text: str, path: str | Path = "declaration.yml") -> Declaration:
         key, what was given and what is allowed.
     """
     root = _compose(text, str(path))
-    return from_plain(_values(root, _Place(str(path), root)), path, root)
+    return from_plain(_values(root, str(path)), path, root)
 
 
 def read_declaration(path: str | Path) -> Declaration:
@@ -842,14 +783,12 @@ def read_declaration(path: str | Path) -> Declaration:
     path = Path(path)
     try:
         if not path.is_file():
-            raise FileNotFoundError
+            raise DataError(
+                f"{path}: no such file; give the path of a declaration."
+            )
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
         text = content.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file; give the path of a declaration."
-        ) from None
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(

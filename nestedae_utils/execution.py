@@ -11,6 +11,7 @@ ends with it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import queue
@@ -81,17 +82,12 @@ def execute(
         If ``stop`` said so.
     """
     token = uuid.uuid4().hex
-    job = {
-        "source": str(source),
-        "out": str(out),
-        "parameters": dict(parameters),
-        "token": token,
-    }
+    job = [str(source), str(out), json.dumps(dict(parameters))]
     lines: queue.Queue[str | None] = queue.Queue()
     try:
         with open(out.parent / LOG, "wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", __name__],
+                [sys.executable, "-m", __name__, *job],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -105,9 +101,6 @@ def execute(
         threading.Thread(
             target=_gather, args=(process, lines), daemon=True
         ).start()
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(job) + "\n")
-            process.stdin.flush()
         last = _follow(lines, report, stop)
         _judge(last, process, out.parent / LOG)
     finally:
@@ -216,8 +209,7 @@ def _marked(token: str) -> list[psutil.Process]:
 # --- the process that executes ---------------------------------------------
 
 
-def _main() -> None:
-    job = json.loads(sys.stdin.readline())
+def _main(source: str, target: str, parameters: str) -> None:
     # The kernel inherits stdout; the messages go through another.
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -225,14 +217,14 @@ def _main() -> None:
     def say(**message: Any) -> None:
         print(json.dumps(message), file=messages, flush=True)
 
-    out = Path(job["out"])
+    out = Path(target)
     alone = threading.Event()
     watch = threading.Thread(
-        target=_watch, args=(job["token"], out.parent, alone), daemon=True
+        target=_watch, args=(out.parent, alone), daemon=True
     )
     watch.start()
     try:
-        _papermill(Path(job["source"]), out, job["parameters"], say)
+        _papermill(Path(source), out, json.loads(parameters), say)
         _html(out)
     except BaseException as error:
         if alone.is_set():
@@ -246,11 +238,11 @@ def _main() -> None:
     say(done=True)
 
 
-def _watch(token: str, folder: Path, alone: threading.Event) -> None:
+def _watch(folder: Path, alone: threading.Event) -> None:
     """End with all that was started when the caller is gone."""
     sys.stdin.read()
     alone.set()
-    end(token)
+    end(os.environ[TOKEN])
     for _ in range(9):
         # papermill may be writing there
         shutil.rmtree(folder, ignore_errors=True)
@@ -264,41 +256,24 @@ def _papermill(
     say: Callable[..., None],
 ) -> None:
     import papermill
-    from papermill.engines import NBClientEngine, papermill_engines
 
-    class Engine(NBClientEngine):
-        """Papermill's own engine, which tells of every code cell."""
+    cells = json.loads(source.read_text(encoding="utf-8"))["cells"]
+    # papermill adds the cell of the injected parameters
+    of = sum(cell["cell_type"] == "code" for cell in cells) + bool(parameters)
+    numbers = itertools.count(1)
 
-        @classmethod
-        def execute_managed_notebook(
-            cls, nb_man: Any, kernel_name: str, **settings: Any
-        ) -> Any:
-            code = [
-                index
-                for index, cell in enumerate(nb_man.nb.cells)
-                if cell.cell_type == "code"
-            ]
-            start = nb_man.cell_start
+    def start(cell: Any, cell_index: int) -> None:
+        if cell.cell_type == "code":
+            say(cell=next(numbers), of=of)
 
-            def cell_start(cell: Any, cell_index: int, **more: Any) -> None:
-                if cell_index in code:
-                    say(cell=code.index(cell_index) + 1, of=len(code))
-                start(cell, cell_index=cell_index, **more)
-
-            nb_man.cell_start = cell_start
-            return super().execute_managed_notebook(
-                nb_man, kernel_name, **settings
-            )
-
-    papermill_engines.register("nestedae", Engine)
     papermill.execute_notebook(
         source,
         out,
         parameters,
-        engine_name="nestedae",
         kernel_name="python3",
         progress_bar=False,
         cwd=out.parent,
+        on_cell_start=start,
     )
 
 
@@ -319,4 +294,4 @@ def _words(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    _main()
+    _main(*sys.argv[1:])

@@ -10,12 +10,12 @@ fold and seed; their mean predicts, and they differ by the spread.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -107,8 +107,6 @@ class Fitted:
             If the folder does not exist or cannot be written.
         """
         path = Path(path)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        chain = path.with_name(f"{beside.name}.chain")
         plain = {**self.declaration.plain(), "name": self.declaration.title}
         report = self.report.astype(object)
         content = {
@@ -118,20 +116,11 @@ class Fitted:
             "report": report.where(report.notna(), None).to_dict("records"),
         }
         text = json.dumps(content, ensure_ascii=True, allow_nan=False)
-        try:
-            self.chain.save(chain)
+        with _beside(path) as beside:
+            chain = self.chain.save(beside.with_name(f"{path.name}.chain"))
             with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
                 archive.writestr(_DECLARED, text)
                 archive.write(chain, _CHAIN)
-            os.replace(beside, path)
-        except OSError as error:
-            raise DataError(
-                f"{path}: cannot be written ({error.strerror}); choose "
-                "another folder."
-            ) from None
-        finally:
-            chain.unlink(missing_ok=True)
-            beside.unlink(missing_ok=True)
         return path
 
     def write(self, folder: str | Path) -> list[Path]:
@@ -151,30 +140,41 @@ class Fitted:
             If the folder cannot be written.
         """
         folder, title = Path(folder), self.declaration.title
-        try:
+        with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            beside = Path(tempfile.mkdtemp(prefix=".", dir=folder))
-        except OSError as error:
-            raise DataError(
-                f"{folder}: cannot be written ({error.strerror}); choose "
-                "another folder."
-            ) from None
-        try:
-            made = [
-                self.save(beside / f"{title}{ENDING}"),
-                write_table(self.report, beside / f"{title}_report.csv"),
-                write_table(self.held_out, beside / f"{title}_held_out.csv"),
-            ]
-            for path in made:
-                os.replace(path, folder / path.name)
-        except OSError as error:
-            raise DataError(
-                f"{folder}: cannot be written ({error.strerror}); choose "
-                "another folder."
-            ) from None
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=".", dir=folder) as place:
+                stem = os.path.join(place, title)
+                made = [
+                    self.save(f"{stem}{ENDING}"),
+                    write_table(self.report, f"{stem}_report.csv"),
+                    write_table(self.held_out, f"{stem}_held_out.csv"),
+                ]
+                for path in made:
+                    os.replace(path, folder / path.name)
         return [folder / path.name for path in made]
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell in one line what hinders writing."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}); choose another "
+            "folder."
+        ) from None
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Yield a path, alone in a folder, whose file then takes its place."""
+    with (
+        _writing(path),
+        tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder,
+    ):
+        yield Path(folder, path.name)
+        os.replace(Path(folder, path.name), path)
 
 
 # --- tables ----------------------------------------------------------------
@@ -208,7 +208,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         raise DataError(
             f"{path}: the file is empty; a header and rows are needed."
         ) from None
-    except (pd.errors.ParserError, UnicodeError, ValueError) as error:
+    except ValueError as error:
         reason = " ".join(str(error).split())
         raise DataError(
             f"{path}: not a CSV table ({reason}); separate fields by commas, "
@@ -234,18 +234,9 @@ def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
         If the file cannot be written.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     plain = isinstance(frame.index, pd.RangeIndex)
-    try:
+    with _beside(path) as beside:
         frame.to_csv(beside, index=not plain, lineterminator="\n")
-        os.replace(beside, path)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}); choose another "
-            "place."
-        ) from None
-    finally:
-        beside.unlink(missing_ok=True)
     return path
 
 
@@ -605,8 +596,7 @@ def _task(declaration: Declaration, name: str, kinds: Kinds, by: str) -> _Task:
             *("validation", "folds"),
         )
     if grouped:
-        drawn = GroupKFold(folds).split(groups, groups=groups)
-        splits = list(drawn)
+        splits = list(GroupKFold(folds).split(groups, groups=groups))
     else:
         splits, _ = row_folds(count, folds, 1)
     return _Task(

@@ -8,6 +8,7 @@ starts.
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nestedae_utils import checks
-from nestedae_utils.checks import DataError, ParameterError
+from nestedae_utils.checks import DataError, ParameterError, shown
 from nestedae_utils.datasets import NOTEBOOKS
 
 LONGEST = 200
@@ -171,15 +172,12 @@ class Parameter:
 
 def _read(text: str, kind: type) -> Any:
     """Return a text as a value of the kind, or as it stands."""
-    if kind is int and re.fullmatch(r"[+-]?[0-9]+", text):
-        return int(text)
-    if kind is float and re.fullmatch(r"[+-]?[0-9a-zA-Z.+-]+", text):
-        try:
-            return float(text)
-        except ValueError:
-            return text
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
+    # Python's own numbers may have blanks, underscores and other digits
+    if kind is not str and re.fullmatch(r"[0-9a-zA-Z.+-]+", text):
+        with contextlib.suppress(ValueError):
+            return kind(text)
     return text
 
 
@@ -225,15 +223,11 @@ def find(chapter: str, folder: Path = NOTEBOOKS) -> Notebook:
     """
     known = chapters(folder)
     for name in known:
-        number = name.partition("_")[0]
-        if chapter in (name, number) or (
-            re.fullmatch("[0-9]", chapter) and number == f"0{chapter}"
-        ):
+        if chapter == name or chapter.zfill(2) == name.partition("_")[0]:
             return read(folder / f"{name}.ipynb")
-    shown = chapter if len(chapter) <= LONGEST else chapter[:LONGEST] + "..."
     raise ParameterError(
-        f"chapter: {shown!r} given, one of {', '.join(known)} or its number "
-        f"is allowed.{checks.nearest(shown, known)}"
+        f"chapter: {shown(chapter)} given, one of {', '.join(known)} "
+        f"or its number is allowed.{checks.nearest(chapter, known)}"
     )
 
 
@@ -316,22 +310,16 @@ def assignments(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         name, sign, value = text.partition("=")
         if not (name and sign and value):
-            shown = text if len(text) <= LONGEST else text[:LONGEST] + "..."
             raise ParameterError(
-                f"parameter: {shown!r} given, name=value is allowed."
+                f"parameter: {shown(text)} given, name=value is allowed."
             )
         if name in found:
             raise ParameterError(
-                f"{_short(name)}: given twice, each parameter may be given "
-                "only once."
+                f"{shown(name)[1:-1]}: given twice, each parameter "
+                "may be given only once."
             )
         found[name] = value
     return found
-
-
-def _short(name: str) -> str:
-    shown = name if len(name) <= 60 else name[:60] + "..."
-    return shown if shown.isprintable() else repr(shown)
 
 
 def declared(notebook: Notebook, name: str) -> Parameter:
@@ -347,17 +335,13 @@ def declared(notebook: Notebook, name: str) -> Parameter:
         near = checks.nearest(name, known)
         if not near:
             # lr, bs: initials, which are not near by their letters
-            short = [n for n in known if _initials(n) == name]
-            near = f" Did you mean {short[0]!r}?" if short else ""
+            short = {re.sub(r"([^_])[^_]*_?", r"\1", n): n for n in known}
+            near = f" Did you mean {short[name]!r}?" if name in short else ""
         raise ParameterError(
-            f"{_short(name)}: unknown parameter of chapter {notebook.name}, "
-            f"one of {', '.join(known)} is allowed.{near}"
+            f"{shown(name)[1:-1]}: unknown parameter of chapter "
+            f"{notebook.name}, one of {', '.join(known)} is allowed.{near}"
         )
     return known[name]
-
-
-def _initials(name: str) -> str:
-    return "".join(part[:1] for part in name.split("_"))
 
 
 def parse(notebook: Notebook, given: Mapping[str, str]) -> dict[str, Any]:

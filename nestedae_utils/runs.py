@@ -11,6 +11,7 @@ import base64
 import contextlib
 import datetime
 import functools
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -55,15 +56,8 @@ _OUTSIDE = ("reference", "execution", "runs", "sweeps", "cli", "__main__")
 _PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
 
 
-class RunError(RuntimeError):
-    """A run failed or cannot be made; one line for people.
-
-    ``killed`` tells that a process died, which another attempt may cure.
-    """
-
-    def __init__(self, message: str, killed: bool = False) -> None:
-        super().__init__(message)
-        self.killed = killed
+class RunError(ExecutionError):
+    """A run failed or cannot be made; one line for people."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +144,7 @@ def _notebook_digest(path: Path) -> str:
 # A sweep plans thousands of runs of one notebook.
 @functools.lru_cache(maxsize=16)
 def _read_digest(path: Path, changed: int, size: int) -> str:
-    _figure_names(path)
+    _drawn(path)
     return pooch.file_hash(str(path))
 
 
@@ -240,17 +234,33 @@ def run(
     Stopped
         If ``stop`` said so; nothing of the run is left.
     """
+
+    def fill(beside: Path) -> None:
+        _make(what, beside, report, stop, environment or {})
+
+    return _placed(what, folder, force, fill)
+
+
+def _placed(
+    what: Plan, folder: Path, force: bool, fill: Callable[[Path], None]
+) -> Run:
+    """Return the run in a folder, or have it filled beside and put there."""
     folder = Path(os.path.abspath(folder))
     try:
         # before the lock too, which would lie beside folders of others
-        _usable(what, folder, force=True)
+        holds(folder, "run", RECORD)
         with locked(folder):
-            found = _usable(what, folder, force)
-            if found is not None:
-                return found
-            return _make(what, folder, report, stop, environment or {})
+            if holds(folder, "run", RECORD) and not force:
+                return find(what, folder)
+            beside = _beside(folder)
+            beside.mkdir()
+            try:
+                fill(beside)
+                return _settle(beside, folder, what)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
-        raise RunError(_unwritable(folder, error)) from None
+        raise RunError(unwritable(folder, error)) from None
 
 
 def shown(folder: Path) -> Path:
@@ -260,7 +270,8 @@ def shown(folder: Path) -> Path:
     return folder
 
 
-def _unwritable(folder: Path, error: OSError) -> str:
+def unwritable(folder: Path, error: OSError) -> str:
+    """Return the line that says why a folder cannot be written."""
     reason = error.strerror or type(error).__name__
     return (
         f"{shown(folder)}: "
@@ -296,7 +307,7 @@ def locked(folder: Path) -> Iterator[None]:
         ) from None
     try:
         # what a killed run of this folder left; none is at work now
-        for left in folder.parent.glob(f".{_escaped(folder.name)}.part-*"):
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}.part-*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
@@ -305,32 +316,34 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _escaped(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)
-
-
 def _beside(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.part-{uuid.uuid4().hex[:12]}"
 
 
-def _usable(what: Plan, folder: Path, force: bool) -> Run | None:
-    """Return the run if the folder holds it; refuse a folder of others."""
-    if not folder.exists() and not folder.is_symlink():
-        return None
+def holds(folder: Path, what: str, record: str) -> bool:
+    """Tell whether a folder holds a run or a sweep, by its record's name.
+
+    Raises
+    ------
+    RunError
+        If it holds something else, or is no folder.
+    """
+    if not os.path.lexists(folder):
+        return False
     if not folder.is_dir():
         raise RunError(
             f"{shown(folder)}: "
             "not a folder; give another with -o, or remove it."
         )
     if not any(folder.iterdir()):
-        return None
-    if not (folder / RECORD).is_file():
+        return False
+    if not (folder / record).is_file():
         raise RunError(
             f"{shown(folder)}: "
-            "not empty, and holds no run; give an empty or a new "
+            f"not empty, and holds no {what}; give an empty or a new "
             "folder with -o."
         )
-    return None if force else find(what, folder)
+    return True
 
 
 def find(what: Plan, folder: Path) -> Run:
@@ -386,53 +399,48 @@ def changed_data(found: Run) -> list[str]:
 
 def _make(
     what: Plan,
-    folder: Path,
+    beside: Path,
     report: Callable[[int, int], None] | None,
     stop: Callable[[], bool] | None,
     environment: Mapping[str, str],
-) -> Run:
+) -> None:
+    """Make a run in a folder, which says how that went."""
     name = what.notebook.name
-    beside = _beside(folder)
-    beside.mkdir()
+    began, started = time.perf_counter(), _now()
+    own = beside / ".results"
     try:
-        began, started = time.perf_counter(), _now()
-        own = beside / ".results"
-        try:
-            execute(
-                what.notebook.path,
-                beside / f"{name}.ipynb",
-                what.effective,
-                {
-                    # the kernel works in another folder than this process
-                    **_absolute(datasets.CACHE_VARIABLE),
-                    **_absolute(datasets.MIRROR_VARIABLE),
-                    **environment,
-                    "NESTEDAE_RESULTS": str(own),
-                },
-                report,
-                stop,
+        execute(
+            what.notebook.path,
+            beside / f"{name}.ipynb",
+            what.effective,
+            {
+                # the kernel works in another folder than this process
+                **_absolute(datasets.CACHE_VARIABLE),
+                **_absolute(datasets.MIRROR_VARIABLE),
+                **environment,
+                "NESTEDAE_RESULTS": str(own),
+            },
+            report,
+            stop,
+        )
+        if not (own / f"{name}.json").is_file():
+            raise ExecutionError(
+                "its last cell wrote no results (chapter.finish())"
             )
-            if not (own / f"{name}.json").is_file():
-                raise ExecutionError(
-                    "its last cell wrote no results (chapter.finish())"
-                )
-            (own / f"{name}.json").rename(beside / RESULTS)
-            results = records.read_results(beside / RESULTS)
-            _figures(beside / f"{name}.ipynb", beside / FIGURES)
-            problem = None
-        except (ExecutionError, DataError) as error:
-            results, problem = {}, error
-        shutil.rmtree(own, ignore_errors=True)
-        record = _record(what, results, started, time.perf_counter() - began)
-        if problem is not None:
-            killed = getattr(problem, "killed", False)
-            record |= {"status": 1, "error": str(problem), "killed": killed}
-        else:
-            (beside / LOG).unlink(missing_ok=True)
-        records.write_json(beside / RECORD, record)
-        return _settle(beside, folder, what)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        (own / f"{name}.json").rename(beside / RESULTS)
+        results = records.read_results(beside / RESULTS)
+        _figures(beside / f"{name}.ipynb", beside / FIGURES)
+        problem = None
+    except (ExecutionError, DataError) as error:
+        results, problem = {}, error
+    shutil.rmtree(own, ignore_errors=True)
+    record = _record(what, results, started, time.perf_counter() - began)
+    if problem is not None:
+        killed = getattr(problem, "killed", False)
+        record |= {"status": 1, "error": str(problem), "killed": killed}
+    else:
+        (beside / LOG).unlink(missing_ok=True)
+    records.write_json(beside / RECORD, record)
 
 
 def _absolute(variable: str) -> dict[str, str]:
@@ -514,25 +522,15 @@ def adopt(
         If the run failed, the folder cannot be used, or a name leads out of
         it.
     """
-    folder = Path(os.path.abspath(folder))
-    try:
-        with locked(folder):
-            found = _usable(what, folder, force)
-            if found is not None:
-                return found
-            beside = _beside(folder)
-            beside.mkdir()
-            try:
-                for name, content in files.items():
-                    if not re.fullmatch(r"(figures/)?[\w-][\w.-]*", name):
-                        raise RunError(f"{folder}: file name {name!r} given.")
-                    (beside / name).parent.mkdir(exist_ok=True)
-                    (beside / name).write_bytes(content)
-                return _settle(beside, folder, what)
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
-    except OSError as error:
-        raise RunError(_unwritable(folder, error)) from None
+
+    def fill(beside: Path) -> None:
+        for name, content in files.items():
+            if not re.fullmatch(r"(figures/)?[\w-][\w.-]*", name):
+                raise RunError(f"{folder}: file name {name!r} given.")
+            (beside / name).parent.mkdir(exist_ok=True)
+            (beside / name).write_bytes(content)
+
+    return _placed(what, folder, force, fill)
 
 
 def _settle(beside: Path, folder: Path, what: Plan) -> Run:
@@ -587,16 +585,14 @@ def _put(beside: Path, folder: Path) -> None:
 # --- figures ---------------------------------------------------------------
 
 
-def _cells_with_figures(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _drawn(path: Path) -> dict[str, Any]:
+    """Return a notebook's cells that have figures, by the figures' names."""
+    found = {}
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        named = cell["metadata"].get("mystnb", {}).get("figure", {})
-        if "name" in named:
-            yield named["name"], cell
-
-
-def _figure_names(path: Path) -> list[str]:
-    names = [name for name, _ in _cells_with_figures(path)]
-    for name in names:
+        figure = cell["metadata"].get("mystnb", {}).get("figure", {})
+        name = figure.get("name")
+        if name is None:
+            continue
         if not isinstance(name, str) or not re.fullmatch(
             r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name
         ):
@@ -604,13 +600,13 @@ def _figure_names(path: Path) -> list[str]:
                 f"{path.name}: figure name {name!r} given, letters, digits, "
                 "'-', '_' and '.' are allowed; rename the figure."
             )
-    return names
+        found[name] = cell
+    return found
 
 
 def _figures(notebook: Path, folder: Path) -> None:
     """Write every named figure of an executed notebook as a file."""
-    _figure_names(notebook)
-    for name, cell in _cells_with_figures(notebook):
+    for name, cell in _drawn(notebook).items():
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             kind = next((kind for kind in _PICTURES if kind in data), None)
@@ -641,15 +637,10 @@ def read(folder: Path) -> Run:
         for key, kind in _RECORD_KEYS.items():
             if not isinstance(record[key], kind):
                 raise TypeError(key)
-    except FileNotFoundError:
-        raise DataError(
-            f"{shown(folder)}: "
-            f"no run there (no {RECORD}); give the folder of a run."
-        ) from None
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}); give the folder of "
-            "a run."
+            f"{shown(folder)}: no run there ({RECORD}: {error.strerror}); "
+            "give the folder of a run."
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
@@ -660,13 +651,12 @@ def read(folder: Path) -> Run:
         raise DataError(
             f"{shown(folder)}: this run failed; give a finished one."
         )
-    found = Run(folder, record)
     if not (folder / RESULTS).is_file():
         raise DataError(
             f"{folder / RESULTS}: not found; remove the folder and run again."
         )
-    _ = found.results
-    return found
+    records.read_results(folder / RESULTS)
+    return Run(folder, record)
 
 
 _RECORD_KEYS = {
@@ -717,23 +707,18 @@ def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
         },
         dtype=object,
     )
-    differ = [
-        len({repr(value) for value in row}) > 1 for row in settings.values
-    ]
     values = {
         label: {r["quantity"]: r["value"] for r in one.results["records"]}
         for label, one in found.items()
     }
     names = dict.fromkeys(name for one in values.values() for name in one)
     results = pd.DataFrame(index=pd.Index(names, name="quantity"))
-    first = None
+    first = next(iter(values))
     for label, one in values.items():
         results[label] = pd.Series(one, dtype=float)
-        if first is None:
-            first = label
-        else:
+        if label != first:
             results[f"{label} - {first}"] = results[label] - results[first]
-    return settings[differ], results
+    return settings[settings.map(repr).nunique(axis=1) > 1], results
 
 
 def verify(

@@ -16,7 +16,6 @@ fractions of the halides, r the ions' radii (angstrom)::
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import shutil
 from dataclasses import dataclass
@@ -26,10 +25,9 @@ import numpy as np
 import pandas as pd
 
 from nestedae_utils import twin
-from nestedae_utils.checks import DataUnavailable, choice
 from nestedae_utils.datasets import DATA, checksums, fetch
 from nestedae_utils.perovskites import IONS, X_IONS, mix
-from nestedae_utils.tables import SOURCES
+from nestedae_utils.tables import frame_sha256, resolve_source
 
 GAPS_KEY = "mhp_solvent_binding/perov_bandgaps_PBE.csv"
 BINDING_KEY = "mhp_solvent_binding/perov_solv_BE_for_nestedae.csv"
@@ -93,36 +91,22 @@ def load(data_source: str = "auto") -> Solvents:
     Parameters
     ----------
     data_source
-        ``"paper"`` (the published files), ``"twin"``, or ``"auto"``: the
-        published files if both can be had, else the twin.
+        As in `tables.resolve_source`.
 
     Raises
     ------
-    ParameterError
-        If it is none of the three.
-    DataError, DataUnavailable
-        As `datasets.fetch`.
+    ParameterError, DataError, DataUnavailable
+        As `tables.resolve_source` and `datasets.fetch`.
     """
-    choice("data_source", data_source, SOURCES)
-    if data_source != "twin":
-        try:
-            paths = [fetch(GAPS_KEY), fetch(BINDING_KEY)]
-        except DataUnavailable:
-            if data_source == "paper":
-                raise
-        else:
-            gaps, binding = (
-                pd.read_csv(path, encoding="utf-8-sig") for path in paths
-            )
-            sums = checksums(GAPS_KEY, BINDING_KEY)
-            return Solvents(gaps, binding, "paper", sums)
+    if resolve_source(data_source, (GAPS_KEY, BINDING_KEY)) == "paper":
+        gaps, binding = (
+            pd.read_csv(fetch(key), encoding="utf-8-sig")
+            for key in (GAPS_KEY, BINDING_KEY)
+        )
+        sums = checksums(GAPS_KEY, BINDING_KEY)
+        return Solvents(gaps, binding, "paper", sums)
     made = {"twin/gaps": _gaps(), "twin/binding": _binding()}
-    sums = {
-        name: hashlib.sha256(
-            frame.to_csv(index=False, lineterminator="\n").encode()
-        ).hexdigest()
-        for name, frame in made.items()
-    }
+    sums = {name: frame_sha256(frame) for name, frame in made.items()}
     return Solvents(*made.values(), "twin", sums)
 
 

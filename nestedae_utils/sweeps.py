@@ -28,9 +28,9 @@ from typing import Any
 import pandas as pd
 
 from nestedae_utils import parameters, records, runs
-from nestedae_utils.checks import DataError, ParameterError
+from nestedae_utils.checks import DataError, ParameterError, shown
 from nestedae_utils.execution import Stopped, one_line
-from nestedae_utils.parameters import LONGEST, Notebook
+from nestedae_utils.parameters import Notebook
 from nestedae_utils.runs import Plan, Run, RunError
 
 LIMIT = 10_000
@@ -104,13 +104,12 @@ def grid(notebook: Notebook, axes: Iterable[str]) -> dict[str, list[Any]]:
 
 
 def _axis(one: parameters.Parameter, text: str) -> list[Any]:
-    shown = text if len(text) <= LONGEST else text[:LONGEST] + "..."
     values: list[Any] = []
     for part in text.split(";" if one.rule.listed else ","):
         span = re.fullmatch(r"([0-9]{1,18})\.\.([0-9]{1,18})", part)
         if not part:
             raise ParameterError(
-                f"{one.name}: {shown!r} given, it has an empty value; "
+                f"{one.name}: {shown(text)} given, it has an empty value; "
                 "separate values by single commas."
             )
         if one.kind is not int or ".." not in part:
@@ -118,7 +117,7 @@ def _axis(one: parameters.Parameter, text: str) -> list[Any]:
             continue
         if span is None or int(span[1]) > int(span[2]):
             raise ParameterError(
-                f"{one.name}: {part[:LONGEST]!r} given, a range of whole "
+                f"{one.name}: {shown(part)} given, a range of whole "
                 "numbers that does not run backwards is allowed, for example "
                 "0..9."
             )
@@ -131,7 +130,7 @@ def _axis(one: parameters.Parameter, text: str) -> list[Any]:
         values += [one.parse(str(n)) for n in range(first, last + 1)]
     if len(set(values)) != len(values):
         raise ParameterError(
-            f"{one.name}: {shown!r} given, each value may stand only once."
+            f"{one.name}: {shown(text)} given, each value may stand only once."
         )
     return values
 
@@ -208,11 +207,12 @@ def sweep(
         r"(tcp|tls|ws|wss)://[^\s/]+:[0-9]{1,5}", dask
     ):
         raise ParameterError(
-            f"dask: {dask[:LONGEST]!r} given, the address of a scheduler is "
+            f"dask: {shown(dask)} given, the address of a scheduler is "
             "allowed, for example tcp://127.0.0.1:8786."
         )
     try:
-        _check(folder)
+        # before the lock, which would lie beside folders of others
+        runs.holds(folder, "sweep", RECORD)
         with runs.locked(folder), _client(dask) as client:
             _prepare(what, folder)
             outcomes = {
@@ -238,12 +238,8 @@ def sweep(
             _write(ordered, folder)
             return ordered
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise RunError(
-            f"{runs.shown(folder)}: "
-            f"cannot be written ({reason}); make room or give "
-            "another folder with -o. Finished runs are kept."
-        ) from None
+        line = runs.unwritable(folder, error)
+        raise RunError(f"{line} Finished runs are kept.") from None
 
 
 def default_folder(
@@ -265,25 +261,6 @@ def _point(what: Plan) -> str:
 def _place(what: Plan, folder: Path) -> Path:
     # a digest, as values may be texts that no folder can be named by
     return folder / "runs" / what.key[:16]
-
-
-def _check(folder: Path) -> None:
-    """Refuse a folder that holds anything but a sweep."""
-    if folder.exists() and not folder.is_dir():
-        raise RunError(
-            f"{runs.shown(folder)}: "
-            "not a folder; give another with -o, or remove it."
-        )
-    if (
-        folder.is_dir()
-        and any(folder.iterdir())
-        and not (folder / RECORD).is_file()
-    ):
-        raise RunError(
-            f"{runs.shown(folder)}: "
-            "not empty, and holds no sweep; give an empty or a new "
-            "folder with -o."
-        )
 
 
 def _prepare(what: Sequence[Plan], folder: Path) -> None:
@@ -351,16 +328,9 @@ def _here(
 
     pool = concurrent.futures.ThreadPoolExecutor(jobs)
     try:
-        waiting = {pool.submit(one, plan) for plan in what}
-        while waiting:
-            # short waits let a signal through
-            done, waiting = concurrent.futures.wait(
-                waiting,
-                timeout=0.5,
-                return_when=concurrent.futures.FIRST_COMPLETED,
-            )
-            for future in done:
-                yield future.result()
+        futures = [pool.submit(one, plan) for plan in what]
+        for future in concurrent.futures.as_completed(futures):
+            yield future.result()
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
@@ -490,7 +460,7 @@ def _arrived(what: Plan, future: Any, folder: Path, force: bool) -> Outcome:
     if future.status != "finished":
         error = future.exception() if future.status == "error" else None
         words = "the scheduler was lost" if error is None else repr(error)
-        return Outcome(what, None, one_line(f"{_point(what)}: {words}"))
+        return Outcome(what, None, one_line(words))
     parcel = future.result()
     future.release()
     try:
@@ -587,28 +557,26 @@ def plot(frame: pd.DataFrame, axes: Sequence[str]) -> Any:
             ax.axis("off")
         for ax, name in zip(panels.flat, names, strict=False):
             own = frame[frame["quantity"] == name]
-            values = pd.Index(sorted(set(own[first])))
-            at = dict(zip(values, _along(values), strict=True))
+            values = sorted(set(own[first]))
+            # texts along the axis in this order
+            ax.xaxis.update_units(values)
             groups = [("", own)] if second is None else own.groupby(second)
             for (label, group), marker in zip(
                 groups, itertools.cycle("osD^v"), strict=False
             ):
                 mean = group.groupby(first)["value"].mean()
                 (line,) = ax.plot(
-                    mean.index.map(at),
-                    mean,
-                    label=f"{second} = {label}",
-                    linewidth=1,
+                    mean, label=f"{second} = {label}", linewidth=1
                 )
                 ax.plot(
-                    group[first].map(at),
+                    group[first],
                     group["value"],
                     marker,
                     markersize=3,
                     color=line.get_color(),
                 )
-            if len(at) <= 8:
-                ax.set_xticks(list(at.values()), map(str, at))
+            if len(values) <= 8:
+                ax.set_xticks(values, map(str, values))
             ax.set_title(name, fontsize=8)
             ax.set_xlabel(first)
             ax.set_ylabel(own["unit"].iloc[0] or "1")
@@ -621,10 +589,3 @@ def plot(frame: pd.DataFrame, axes: Sequence[str]) -> Any:
                 ncols=min(4, len(labels)),
             )
     return figure
-
-
-def _along(index: pd.Index) -> list[float]:
-    """Return places on an axis: the numbers, or 0, 1, ... for texts."""
-    if pd.api.types.is_numeric_dtype(index):
-        return [float(value) for value in index]
-    return list(range(len(index)))

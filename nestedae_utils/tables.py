@@ -137,7 +137,7 @@ def load_fidelities(data_source: str = "auto") -> Fidelities:
             devices=devices,
             source="twin",
             checksums={
-                f"twin/{name}": _frame_sha256(frame)
+                f"twin/{name}": frame_sha256(frame)
                 for name, frame in made.items()
             },
         )
@@ -159,12 +159,13 @@ def _twin() -> Tables:
         devices=devices,
         source="twin",
         checksums={
-            "twin/band_gaps": _frame_sha256(band_gaps),
-            "twin/devices": _frame_sha256(devices),
+            "twin/band_gaps": frame_sha256(band_gaps),
+            "twin/devices": frame_sha256(devices),
         },
     )
 
 
-def _frame_sha256(frame: pd.DataFrame) -> str:
+def frame_sha256(frame: pd.DataFrame) -> str:
+    """Return the sha256 of a generated table."""
     text = frame.to_csv(index=False, lineterminator="\n")
     return hashlib.sha256(text.encode()).hexdigest()

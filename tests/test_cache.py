@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from nestedae_utils import cache
+from nestedae_utils import cache, datasets
 from nestedae_utils.cache import cached, fingerprint, together
 from nestedae_utils.nested import NestedAutoencoder
 from nestedae_utils.scales import Block, Head, Scale
@@ -454,3 +454,9 @@ def test_together_passes_a_failure_on(log, monkeypatch):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
     with pytest.raises(ValueError, match="no result"):
         together(functools.partial(failing, log))
+
+
+def test_a_home_folder_is_meant(monkeypatch):
+    monkeypatch.setenv("NESTEDAE_CACHE", "~/kept")
+    assert cache.folder() == Path.home() / "kept"
+    assert datasets.folder() == cache.folder() / "data"

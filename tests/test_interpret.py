@@ -171,7 +171,9 @@ def test_information():
 
 def test_errors_of_information():
     latents = drawn(0, 1, 9, 2)
-    with pytest.raises(ParameterError, match=r"shape \(8, 1\) given, finite ones"):
+    with pytest.raises(
+        ParameterError, match=r"shape \(8, 1\) given, finite ones"
+    ):
         interpret.information(latents, np.zeros((8, 1)))
     with pytest.raises(ParameterError, match="neighbours: 9 given"):
         interpret.information(latents, np.zeros((9, 1)), 9)

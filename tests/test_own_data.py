@@ -564,7 +564,7 @@ def test_nothing_half_written_stays(kept, tmp_path, monkeypatch):
     for path in (file / "out", file):
         with pytest.raises(DataError, match="cannot be written"):
             fitted.write(path)
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="cannot be written"):
         fitted.save(tmp_path / "nowhere" / "model")
     with pytest.raises(DataError, match="cannot be written"):
         own_data.write_table(fitted.report, tmp_path / "nowhere" / "a.csv")

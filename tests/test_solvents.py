@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from nestedae_utils import datasets, own_data, solvents
+from nestedae_utils import datasets, own_data, solvents, tables
 from nestedae_utils.checks import DataError, DataUnavailable, ParameterError
 from nestedae_utils.declaration import read_declaration
 
@@ -69,7 +69,8 @@ def test_which_tables_are_taken(public, monkeypatch):
     def unavailable(_):
         raise DataUnavailable("no network")
 
-    monkeypatch.setattr(solvents, "fetch", unavailable)
+    for module in (solvents, tables):
+        monkeypatch.setattr(module, "fetch", unavailable)
     assert solvents.load("auto").source == "twin"
     with pytest.raises(DataUnavailable):
         solvents.load("paper")
@@ -77,7 +78,8 @@ def test_which_tables_are_taken(public, monkeypatch):
     def faulty(_):
         raise DataError("truncated")
 
-    monkeypatch.setattr(solvents, "fetch", faulty)
+    for module in (solvents, tables):
+        monkeypatch.setattr(module, "fetch", faulty)
     with pytest.raises(DataError, match="truncated"):
         solvents.load("auto")
 
