@@ -327,3 +327,17 @@ def test_the_readmes_example_runs():
         names = {}
         exec(block, names)
         assert list(names["chain"].scales) == ["fine", "coarse"]
+
+
+def test_the_options_of_every_pages_cells_are_yaml():
+    """A page that cannot be read would fail after all chapters have run."""
+    found = 0
+    for path in (*ROOT.glob("*.md"), *(ROOT / "reference").glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        cells = re.findall(
+            r"^```\{code-cell\}[^\n]*\n---\n(.*?)^---$", text, re.M | re.S
+        )
+        for cell in cells:
+            assert isinstance(yaml.safe_load(cell), dict), path.name
+        found += len(cells)
+    assert found
