@@ -136,8 +136,11 @@ def test_values_lead_to_the_cells_that_computed_them(book, results):
         encoding="utf-8"
     )
     beside = re.findall(r'href="(\w+\.html)#(cell-\d+)"', audit)
+    # those that later chapters test are on the landing page alone
     assert sorted(beside) == sorted(
-        (name.removeprefix("notebooks/"), cell) for name, cell in links
+        (name.removeprefix("notebooks/"), cell)
+        for name, cell in links
+        if name <= "notebooks/08_audit.html"
     )
 
 
