@@ -457,11 +457,16 @@ def _packed(folder: Path) -> dict[str, bytes]:
 
 def _arrived(what: Plan, future: Any, folder: Path, force: bool) -> Outcome:
     """Write the files of a run that was made elsewhere."""
-    if future.status != "finished":
-        error = future.exception() if future.status == "error" else None
-        words = "the scheduler was lost" if error is None else repr(error)
-        return Outcome(what, None, one_line(words))
-    parcel = future.result()
+    lost = Outcome(what, None, "the scheduler was lost")
+    if future.status not in ("finished", "error"):
+        return lost
+    try:
+        parcel = future.result()
+    except concurrent.futures.CancelledError:
+        # between the look at its status and this
+        return lost
+    except Exception as error:
+        return Outcome(what, None, one_line(repr(error)))
     future.release()
     try:
         run = runs.adopt(what, _place(what, folder), parcel["files"], force)

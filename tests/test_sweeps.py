@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from concurrent.futures import CancelledError
 
 import pandas as pd
 import pytest
@@ -432,6 +433,31 @@ def test_a_result_that_went_with_its_worker_is_waited_for(
     made = sweeps._there(what, None, client, False, None)
     assert list(made) == [2, 1], "the lost one comes last, and comes once"
     assert client.cancelled == client.futures
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "line"),
+    [
+        ("cancelled", None, "the scheduler was lost"),
+        ("finished", CancelledError(), "the scheduler was lost"),
+        ("error", ValueError("no luck"), "ValueError('no luck')"),
+    ],
+)
+def test_a_result_that_cannot_be_had_is_told(
+    status, error, line, notebooks, tmp_path
+):
+    """A scheduler may be lost after a result was announced."""
+
+    class Future:
+        def __init__(self):
+            self.status = status
+
+        def result(self):
+            raise error
+
+    (what,) = planned(notebooks, "seed=1")
+    done = sweeps._arrived(what, Future(), tmp_path, False)
+    assert (done.run, done.line) == (None, line)
 
 
 @pytest.mark.slow
