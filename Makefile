@@ -99,7 +99,7 @@ reference: $(STAMP) ## run the chapters and refresh data/reference
 			&& source='-p data_source paper'; \
 		NESTEDAE_RESULTS=_build/reference $(BIN)/papermill $$notebook \
 			_build/reference/$$(basename $$notebook) $$source || exit 1; done
-	$(BIN)/python -m nestedae_utils.reference _build/reference
+	$(BIN)/python -m nestedae_utils.book.reference _build/reference
 
 lint: $(STAMP) ## check style and spelling
 	$(BIN)/ruff check .

@@ -21,9 +21,9 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 
-from nestedae_utils import records
-from nestedae_utils.chapter import NOTICE, results_folder
-from nestedae_utils.live import DIVISION
+from nestedae_utils.book import records
+from nestedae_utils.book.chapter import NOTICE, results_folder
+from nestedae_utils.chapters.live_map import DIVISION
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 

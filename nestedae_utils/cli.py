@@ -21,9 +21,9 @@ from typing import Any
 
 import click
 
-from nestedae_utils import parameters
-from nestedae_utils.checks import DataError, ParameterError
-from nestedae_utils.datasets import DATA, NOTEBOOKS
+from nestedae_utils.book import parameters
+from nestedae_utils.data.files import DATA, NOTEBOOKS
+from nestedae_utils.errors import DataError, ParameterError
 
 # The modules that make runs load pandas; each command imports what it needs.
 
@@ -186,7 +186,7 @@ def _run(
     """
     notebook = parameters.find(chapter, notebooks)
     values = parameters.parse(notebook, parameters.assignments(given))
-    from nestedae_utils import runs
+    from nestedae_utils.rerun import runs
 
     what = runs.plan(notebook, values)
     done = runs.run(what, out or what.folder, force, _cells())
@@ -242,7 +242,7 @@ def _sweep(
             "--jobs and --dask: both given, one of them is allowed."
         )
     notebook = parameters.find(chapter, notebooks)
-    from nestedae_utils import runs, sweeps
+    from nestedae_utils.rerun import runs, sweeps
 
     values = sweeps.grid(notebook, [*grid, *more])
     fixed = parameters.parse(notebook, parameters.assignments(given))
@@ -265,7 +265,7 @@ def _sweep(
 @click.argument("folders", metavar="RUN RUN...", type=_FOLDER, nargs=-1)
 def _compare(folders: tuple[Path, ...]) -> None:
     """Set the results of runs side by side, with their differences."""
-    from nestedae_utils import runs
+    from nestedae_utils.rerun import runs
 
     settings, results = runs.compare(folders)
     # A, B, ... Z, 27, 28: the table fits, and the legend has the names
@@ -297,7 +297,7 @@ def _verify(notebooks: Path, folder: Path) -> int:
     They must agree within the tolerances that data/quantities.csv states for
     a second run. Trainings are computed anew.
     """
-    from nestedae_utils import runs
+    from nestedae_utils.rerun import runs
 
     differences, changes = runs.verify(folder, notebooks, _cells())
     for line in changes:
@@ -329,9 +329,9 @@ def _fit(
     model, the report of the cross-validation beside baselines, and the
     held-out predictions.
     """
-    from nestedae_utils import own_data
-    from nestedae_utils.declaration import read_declaration
-    from nestedae_utils.scales import resolve_device
+    from nestedae_utils.model.scales import resolve_device
+    from nestedae_utils.own import fit as own_data
+    from nestedae_utils.own.declaration import read_declaration
 
     resolve_device(device)
     declared = read_declaration(file)
@@ -359,7 +359,7 @@ def _fit(
 @click.option("--scale", default="", help="The last one if not given.")
 def _predict(model: Path, table: Path, out: Path | None, scale: str) -> None:
     """Predict with MODEL, from nestedae fit, for the rows of NEW.csv."""
-    from nestedae_utils import own_data
+    from nestedae_utils.own import fit as own_data
 
     fitted = own_data.load(model)
     rows = own_data.read_table(table)

@@ -24,10 +24,11 @@ import papermill
 import torch
 from torch import nn
 
-from nestedae_utils import cache, protocol
-from nestedae_utils.checks import ParameterError, wholes
-from nestedae_utils.scales import resolve_device
-from nestedae_utils.training import train
+from nestedae_utils.errors import ParameterError, wholes
+from nestedae_utils.model import cache
+from nestedae_utils.model.scales import resolve_device
+from nestedae_utils.model.training import train
+from nestedae_utils.study import protocol
 
 ROWS, PROPERTIES, BATCH, FOLDS = 494, 15, 10, 5
 RATE, L1 = 0.001, 0.01

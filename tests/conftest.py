@@ -12,8 +12,9 @@ import psutil
 import pytest
 import yaml
 
-from nestedae_utils import datasets, tables
-from nestedae_utils.checks import DataUnavailable
+from nestedae_utils.data import files as datasets
+from nestedae_utils.data import tables
+from nestedae_utils.errors import DataUnavailable
 
 ROOT = Path(__file__).parents[1]
 BOOK = Path(sys.executable).with_name("jupyter-book")

@@ -68,7 +68,7 @@ def test_a_notebook_runs_alone(site, tmp_path, name, settings):
 
 
 def test_what_is_installed_brings_its_data(site):
-    inside = site / "nestedae_utils"
+    inside = site / "nestedae_utils" / "shipped"
     for name in ("data", "notebooks"):
         ours = {
             path.relative_to(ROOT)

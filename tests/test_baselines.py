@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from nestedae_utils import baselines, protocol
-from nestedae_utils.checks import DataError, ParameterError
+from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.study import baselines, protocol
 
 
 @pytest.fixture(autouse=True)

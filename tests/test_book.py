@@ -11,8 +11,9 @@ import pytest
 import yaml
 from conftest import BOOK, ROOT, build, pages
 
-from nestedae_utils import claims, records, tables
-from nestedae_utils.checks import DataError
+from nestedae_utils.book import claims, records
+from nestedae_utils.data import tables
+from nestedae_utils.errors import DataError
 
 # The bands; per sample and as made, on the paper's data.
 BANDS = {

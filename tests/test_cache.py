@@ -16,10 +16,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from nestedae_utils import cache, datasets
-from nestedae_utils.cache import cached, fingerprint, together
-from nestedae_utils.nested import NestedAutoencoder
-from nestedae_utils.scales import Block, Head, Scale
+from nestedae_utils.data import files as datasets
+from nestedae_utils.model import cache
+from nestedae_utils.model.cache import cached, fingerprint, together
+from nestedae_utils.model.chain import NestedAutoencoder
+from nestedae_utils.model.scales import Block, Head, Scale
 
 # --- Fingerprints ---------------------------------------------------------
 
@@ -347,7 +348,7 @@ def test_a_result_depends_on_what_its_module_imports(monkeypatch, tmp_path):
 
 
 def test_trainings_depend_on_the_training():
-    names = {path.stem for path in cache._sources("nestedae_utils.protocol")}
+    names = {path.stem for path in cache._sources("nestedae_utils.study.protocol")}
     assert {"protocol", "nested", "training", "scales", "checks"} <= names
     assert not names & {"figures", "chapter", "records"}
 

@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from nestedae_utils import chapter, checks, records
-from nestedae_utils.chapter import NOTICE, Chapter
-from nestedae_utils.checks import DataError, ParameterError
-from nestedae_utils.parameters import RULES, Rule
-from nestedae_utils.tables import Tables
+from nestedae_utils import errors as checks
+from nestedae_utils.book import chapter, records
+from nestedae_utils.book.chapter import NOTICE, Chapter
+from nestedae_utils.book.parameters import RULES, Rule
+from nestedae_utils.data.tables import Tables
+from nestedae_utils.errors import DataError, ParameterError
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

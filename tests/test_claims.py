@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils import claims, records
-from nestedae_utils.checks import DataError
-from nestedae_utils.claims import (
+from nestedae_utils.book import claims, records
+from nestedae_utils.book.claims import (
     NOT_REPRODUCED,
     NOT_RUN,
     NOT_TESTABLE,
@@ -29,6 +28,7 @@ from nestedae_utils.claims import (
     read_claims,
     verdict,
 )
+from nestedae_utils.errors import DataError
 
 TABLE = Path(__file__).parents[1] / "data" / "claims.csv"
 ALL = claims.claims()

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, marked
 
-from nestedae_utils import cli, parameters, runs, solvents, sweeps
+from nestedae_utils import cli
+from nestedae_utils.book import parameters
+from nestedae_utils.chapters import solvents
+from nestedae_utils.rerun import runs, sweeps
 
 START = (
     "import sys; from pathlib import Path;"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pooch
 import pytest
 
-from nestedae_utils import datasets
-from nestedae_utils.checks import DataError, DataUnavailable
+from nestedae_utils.data import files as datasets
+from nestedae_utils.errors import DataError, DataUnavailable
 
 KEY = "folder/table.csv"
 CONTENT = b"a,b\n1,2\n3,4\n"

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils import declaration
-from nestedae_utils.checks import DataError, ParameterError
-from nestedae_utils.declaration import Raw, from_plain, parse
+from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.own import declaration
+from nestedae_utils.own.declaration import Raw, from_plain, parse
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "solvent_binding.yml"
 GOOD = """\

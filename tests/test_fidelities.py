@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils import perovskites, tables, twin
-from nestedae_utils.checks import DataError, DataUnavailable
-from nestedae_utils.perovskites import IONS, PHASES, SITES
+from nestedae_utils.data import perovskites, tables, twin
+from nestedae_utils.data.perovskites import IONS, PHASES, SITES
+from nestedae_utils.errors import DataError, DataUnavailable
 
 FILE_COLUMNS = {
     "formula": "Formula",

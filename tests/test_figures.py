@@ -13,8 +13,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.style import library
 
-from nestedae_utils import figures
-from nestedae_utils.perovskites import ETL, HTL
+from nestedae_utils.book import figures
+from nestedae_utils.data.perovskites import ETL, HTL
 
 PACKAGE = Path(figures.__file__).parent
 MODULES = sorted(
@@ -38,7 +38,7 @@ for name in sys.argv[2:]:
     importlib.import_module(name)
 imported = dict(matplotlib.rcParams)
 from IPython import get_ipython
-from nestedae_utils import figures
+from nestedae_utils.book import figures
 figures.use_style()
 styled = dict(matplotlib.rcParams)
 def changed(after):

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils import interpret
-from nestedae_utils.checks import DataError, ParameterError
-from nestedae_utils.metrics import out_of_fold
-from nestedae_utils.nested import NestedAutoencoder
-from nestedae_utils.protocol import row_folds
-from nestedae_utils.scales import Block, Head, Scale
+from nestedae_utils.chapters import interpretation as interpret
+from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.model.chain import NestedAutoencoder
+from nestedae_utils.model.scales import Block, Head, Scale
+from nestedae_utils.study.protocol import row_folds
+from nestedae_utils.study.statistics import out_of_fold
 
 BLOCKS = {"a": [0, 1], "b": [2], "c": [3, 4]}
 SEEDS = st.integers(0, 2**31)

@@ -8,10 +8,16 @@ from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from nestedae_utils import inverse
-from nestedae_utils.checks import DataError, ParameterError
-from nestedae_utils.nested import FittedScale, NestedAutoencoder, Scaler
-from nestedae_utils.scales import ACTIVATIONS, Block, Head, Scale, layers_of
+from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.model.chain import FittedScale, NestedAutoencoder, Scaler
+from nestedae_utils.model.scales import (
+    ACTIVATIONS,
+    Block,
+    Head,
+    Scale,
+    layers_of,
+)
+from nestedae_utils.study import inverse
 
 LINEAR = {"latent_activation": "linear"}
 LOW = Scale("low", (Block("x", 2),), 2, (Head("x", 2),), **LINEAR)

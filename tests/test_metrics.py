@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils.checks import ParameterError
-from nestedae_utils.metrics import (
+from nestedae_utils.errors import ParameterError
+from nestedae_utils.model.chain import FittedScale
+from nestedae_utils.model.scales import Block, Head, Scale
+from nestedae_utils.study.protocol import row_folds
+from nestedae_utils.study.statistics import (
     at_end,
     fewest,
     interval,
@@ -18,9 +21,6 @@ from nestedae_utils.metrics import (
     paired,
     pareto,
 )
-from nestedae_utils.nested import FittedScale
-from nestedae_utils.protocol import row_folds
-from nestedae_utils.scales import Block, Head, Scale
 
 
 def test_at_end():

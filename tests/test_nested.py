@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from nestedae_utils.checks import DataError, ParameterError
-from nestedae_utils.nested import NestedAutoencoder, Scaler
-from nestedae_utils.scales import Block, Head, Scale
+from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.model.chain import NestedAutoencoder, Scaler
+from nestedae_utils.model.scales import Block, Head, Scale
 
 ROWS = 20
 GIVEN = {

@@ -16,7 +16,7 @@ import yaml
 from nbformat.v4 import new_code_cell
 from papermill.exceptions import PapermillExecutionError
 
-from nestedae_utils.parameters import RULES
+from nestedae_utils.book.parameters import RULES
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"

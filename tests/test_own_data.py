@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils import own_data
-from nestedae_utils.checks import DataError, ParameterError
-from nestedae_utils.declaration import parse, read_declaration
-from nestedae_utils.nested import NestedAutoencoder
+from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.model.chain import NestedAutoencoder
+from nestedae_utils.own import fit as own_data
+from nestedae_utils.own.declaration import parse, read_declaration
 
 TEXT = """\
 version: 1

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils import parameters, protocol, tables
-from nestedae_utils.checks import DataError, ParameterError
-from nestedae_utils.parameters import RULES, Parameter, Rule
+from nestedae_utils.book import parameters
+from nestedae_utils.book.parameters import RULES, Parameter, Rule
+from nestedae_utils.data import tables
+from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.study import protocol
 
 NAMES = parameters.chapters()
 EACH = pytest.mark.parametrize("name", NAMES)

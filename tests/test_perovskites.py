@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils import datasets, perovskites, tables, twin
-from nestedae_utils.checks import DataError, ParameterError
-from nestedae_utils.perovskites import (
+from nestedae_utils.data import files as datasets
+from nestedae_utils.data import perovskites, tables, twin
+from nestedae_utils.data.perovskites import (
     A_IONS,
     B_IONS,
     ETL,
@@ -22,6 +22,7 @@ from nestedae_utils.perovskites import (
     parse_formula,
     site_fractions,
 )
+from nestedae_utils.errors import DataError, ParameterError
 
 
 @st.composite

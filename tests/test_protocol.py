@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils import protocol
-from nestedae_utils.checks import DataError, ParameterError
-from nestedae_utils.nested import NestedAutoencoder
-from nestedae_utils.scales import Block, parameter_count
-from nestedae_utils.training import HISTORIES
+from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.model.chain import NestedAutoencoder
+from nestedae_utils.model.scales import Block, parameter_count
+from nestedae_utils.model.training import HISTORIES
+from nestedae_utils.study import protocol
 
 GIVEN = {"epochs": 2, "batch_size": 5, "learning_rate": 0.001}
 

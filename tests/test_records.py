@@ -15,9 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils import claims, protocol, records
-from nestedae_utils.checks import DataError, ParameterError
-from nestedae_utils.records import (
+from nestedae_utils.book import claims, records
+from nestedae_utils.book.records import (
     NO_PAPER_VALUE,
     NOT_REPRODUCED,
     OTHER_SETTINGS,
@@ -31,6 +30,8 @@ from nestedae_utils.records import (
     unclaimed,
     write_json,
 )
+from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.study import protocol
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from nestedae_utils import datasets, records, reference
-from nestedae_utils.checks import DataError
-from nestedae_utils.reference import PICTURES, picture, refresh
+from nestedae_utils.book import records, reference
+from nestedae_utils.book.reference import PICTURES, picture, refresh
+from nestedae_utils.data import files as datasets
+from nestedae_utils.errors import DataError
 
 GAP = "gap_mae_train_as_made"
 
@@ -150,7 +151,7 @@ def test_picture_that_is_not_there(tmp_path, output, name):
     assert "\n" not in str(caught.value)
 
 
-# --- python -m nestedae_utils.reference ------------------------------------
+# --- python -m nestedae_utils.book.reference ------------------------------------
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import yaml
 from papermill.cli import _resolve_type
 from test_project import ORDER
 
-from nestedae_utils.checks import ParameterError
-from nestedae_utils.parameters import RULES, Rule
+from nestedae_utils.book.parameters import RULES, Rule
+from nestedae_utils.errors import ParameterError
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "reference"

@@ -9,7 +9,7 @@ import papermill
 import pytest
 import yaml
 
-from nestedae_utils import records
+from nestedae_utils.book import records
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "reference"

@@ -16,10 +16,13 @@ import psutil
 import pytest
 from conftest import marked, tiny
 
-from nestedae_utils import cache, datasets, parameters, records, runs
-from nestedae_utils.checks import DataError, ParameterError
-from nestedae_utils.execution import Stopped
-from nestedae_utils.runs import RunError
+from nestedae_utils.book import parameters, records
+from nestedae_utils.data import files as datasets
+from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.model import cache
+from nestedae_utils.rerun import runs
+from nestedae_utils.rerun.execution import Stopped
+from nestedae_utils.rerun.runs import RunError
 
 FILES = ["90_tiny.html", "90_tiny.ipynb", "figures", "results.json"]
 FILES += ["run.json"]
@@ -372,7 +375,7 @@ def test_a_killed_execution_leaves_no_kernel(notebooks, tmp_path, monkeypatch):
     (child,) = [
         one
         for one in psutil.Process().children()
-        if "nestedae_utils.execution" in one.cmdline()
+        if "nestedae_utils.rerun.execution" in one.cmdline()
     ]
     os.kill(child.pid, signal.SIGKILL)
     thread.join(20)

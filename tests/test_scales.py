@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from nestedae_utils import scales
-from nestedae_utils.checks import ParameterError
-from nestedae_utils.scales import (
+from nestedae_utils.errors import ParameterError
+from nestedae_utils.model import scales
+from nestedae_utils.model.scales import (
     ACTIVATIONS,
     INITIALISATIONS,
     LOSSES,
@@ -27,7 +27,7 @@ from nestedae_utils.scales import (
     parameter_count,
     resolve_device,
 )
-from nestedae_utils.training import train
+from nestedae_utils.model.training import train
 
 X = Block("x", 3)
 C = Block("c", 2, scaling="none")

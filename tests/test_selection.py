@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils import selection
-from nestedae_utils.checks import ParameterError
-from nestedae_utils.protocol import row_folds
-from nestedae_utils.scales import Block, Head, Scale
+from nestedae_utils.errors import ParameterError
+from nestedae_utils.model.scales import Block, Head, Scale
+from nestedae_utils.study import selection
+from nestedae_utils.study.protocol import row_folds
 
 LOW = Scale("low", (Block("x", 2),), 2, (Head("x", 2), Head("y", 1)))
 HIGH = Scale(

@@ -3,9 +3,12 @@
 import pandas as pd
 import pytest
 
-from nestedae_utils import datasets, own_data, solvents, tables
-from nestedae_utils.checks import DataError, DataUnavailable, ParameterError
-from nestedae_utils.declaration import read_declaration
+from nestedae_utils.chapters import solvents
+from nestedae_utils.data import files as datasets
+from nestedae_utils.data import tables
+from nestedae_utils.errors import DataError, DataUnavailable, ParameterError
+from nestedae_utils.own import fit as own_data
+from nestedae_utils.own.declaration import read_declaration
 
 DECLARED = read_declaration(solvents.DECLARATION)
 

@@ -19,9 +19,11 @@ from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestedae_utils import cli, parameters, runs, sweeps
-from nestedae_utils.checks import ParameterError
-from nestedae_utils.runs import RunError
+from nestedae_utils import cli
+from nestedae_utils.book import parameters
+from nestedae_utils.errors import ParameterError
+from nestedae_utils.rerun import runs, sweeps
+from nestedae_utils.rerun.runs import RunError
 
 QUANTITY = "fig2_clean_single_test"
 
@@ -368,7 +370,7 @@ def at_work(cluster):
     for _ in range(300):
         for worker in cluster.workers:
             for child in psutil.Process(worker.pid).children():
-                if "nestedae_utils.execution" in child.cmdline():
+                if "nestedae_utils.rerun.execution" in child.cmdline():
                     return worker
         time.sleep(0.05)
     raise AssertionError("no worker is at work")

@@ -8,9 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils import synthetic
-from nestedae_utils.checks import DataError, ParameterError
-from nestedae_utils.synthetic import FUNCTIONS, SCALE_1, SCALE_2, VARIABLES
+from nestedae_utils.data import synthetic
+from nestedae_utils.data.synthetic import (
+    FUNCTIONS,
+    SCALE_1,
+    SCALE_2,
+    VARIABLES,
+)
+from nestedae_utils.errors import DataError, ParameterError
 
 NAMES = [f.name for f in FUNCTIONS]
 inputs = st.sampled_from(["grid", "random"])

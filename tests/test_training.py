@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from nestedae_utils import checks, protocol, training
-from nestedae_utils.checks import ParameterError
-from nestedae_utils.scales import (
+from nestedae_utils import errors as checks
+from nestedae_utils.errors import ParameterError
+from nestedae_utils.model import training
+from nestedae_utils.model.scales import (
     Block,
     Head,
     Network,
@@ -18,7 +19,8 @@ from nestedae_utils.scales import (
     initial_parameters,
     layers_of,
 )
-from nestedae_utils.training import HISTORIES, row_metrics, train
+from nestedae_utils.model.training import HISTORIES, row_metrics, train
+from nestedae_utils.study import protocol
 
 TOY = Scale(
     "toy",

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils import selection, transfer
-from nestedae_utils.checks import DataError, ParameterError
-from nestedae_utils.scales import Block, Head, Scale
+from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.model.scales import Block, Head, Scale
+from nestedae_utils.study import selection
+from nestedae_utils.study import tune as transfer
 
 
 @pytest.fixture(autouse=True)

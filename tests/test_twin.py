@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils import datasets, perovskites, tables, twin
-from nestedae_utils.checks import (
+from nestedae_utils.data import files as datasets
+from nestedae_utils.data import perovskites, tables, twin
+from nestedae_utils.data.perovskites import IONS, SITES, site_fractions
+from nestedae_utils.errors import (
     DataError,
     DataUnavailable,
     ParameterError,
 )
-from nestedae_utils.perovskites import IONS, SITES, site_fractions
 
 MAPBI3 = site_fractions("MAPbI3").to_frame().T
 

@@ -1,0 +1,1 @@
+"""What the chapters declare, claim, record and draw."""

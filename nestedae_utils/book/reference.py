@@ -1,0 +1,94 @@
+"""Refresh ``data/reference``: ``python -m nestedae_utils.book.reference FOLDER``.
+
+The folder holds the results of a full run of all chapters; ``make reference``
+makes that run.  Only runs with the paper's data and settings are kept.  The
+README's pictures come from the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from nestedae_utils.book import records
+from nestedae_utils.data.files import DATA
+from nestedae_utils.errors import DataError
+
+PICTURES = {
+    "latent_map": ("07_latent_maps", "fig-07-map"),
+    "single_vs_nested": ("03_fig2_single_vs_nested", "fig-03-violins"),
+    "what_is_seen": ("08_audit", "fig-08-seen"),
+}
+"""The README's pictures, each with its notebook and its figure's name."""
+
+
+def refresh(results: Path, reference: Path = records.REFERENCE) -> list[Path]:
+    """Keep our own numbers of every chapter's results.
+
+    Raises
+    ------
+    DataError
+        If there are no results, or a chapter used the twin or other
+        settings than the paper's; nothing is written then.
+    """
+    found = records.results_of(results)
+    if not found:
+        raise DataError(
+            f"{results}: no results there; run the chapters first, with "
+            "`make reference`."
+        )
+    for name, content in found.items():
+        if content["data_source"] == "twin" or not content["as_in_paper"]:
+            raise DataError(
+                f"{name}: run on {content['data_source']!r} data with "
+                f"{content['parameters']}; the reference takes the paper's "
+                "data and settings only."
+            )
+    return [
+        records.write_json(
+            reference / f"{name}.json", records.own_numbers(content)
+        )
+        for name, content in found.items()
+    ]
+
+
+def picture(notebook: Path, name: str) -> str:
+    """Return the SVG of a figure of an executed notebook.
+
+    Raises
+    ------
+    DataError
+        If no cell with that figure name has one.
+    """
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        figure = cell["metadata"].get("mystnb", {}).get("figure", {})
+        if figure.get("name") != name:
+            continue
+        for output in cell["outputs"]:
+            if "image/svg+xml" in output.get("data", {}):
+                return "".join(output["data"]["image/svg+xml"])
+    raise DataError(
+        f"{notebook}: no figure {name!r} with an SVG; execute the notebook."
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m nestedae_utils.book.reference FOLDER")
+    try:
+        folder = Path(sys.argv[1])
+        for path in refresh(folder):
+            print(path)
+        drawn = {
+            DATA.parent / "images" / f"{name}.svg": picture(
+                folder / f"{notebook}.ipynb", figure
+            )
+            for name, (notebook, figure) in PICTURES.items()
+        }
+        for path, svg in drawn.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(svg, encoding="utf-8")
+            print(path)
+    except (DataError, OSError) as error:
+        sys.exit(f"reference: {error}")

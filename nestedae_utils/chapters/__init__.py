@@ -1,0 +1,1 @@
+"""What single chapters need; each module serves its own."""

@@ -1,0 +1,1 @@
+"""Public files as tables, and the twin that stands in for them."""

@@ -1,0 +1,1 @@
+"""Scales, their training, and the chain they form."""

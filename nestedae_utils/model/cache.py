@@ -1,0 +1,168 @@
+"""Expensive results on disk, under keys that cover all they depend on.
+
+A key is made of the arguments (arrays by content), of the source of the
+function's module and of all modules of this package that it imports, and of
+the versions of the libraries that compute it.  Change any of them, and the
+result is computed anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import joblib
+import numpy as np
+import pooch
+
+from nestedae_utils.errors import replacing
+
+LIBRARIES = ("numba", "numpy", "pandas", "scikit-learn", "scipy", "torch")
+PACKAGE = Path(__file__).resolve().parents[1]
+
+Result = TypeVar("Result")
+
+
+def folder() -> Path:
+    """Return the cache folder: ``NESTEDAE_CACHE``, or the system's own."""
+    path = os.environ.get("NESTEDAE_CACHE") or pooch.os_cache("nestedae")
+    return Path(path).expanduser()
+
+
+def sources(module: str) -> list[Path]:
+    """Return the files that a module's results depend on.
+
+    Its own and those of this package that it imports, at first or second
+    hand; the whole package for a module outside.
+    """
+    root = PACKAGE.parent
+    every = {
+        ".".join(path.relative_to(root).with_suffix("").parts): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    if module not in every:
+        return [every[name] for name in sorted(every)]
+    ahead, used = [module], set()
+    while ahead:
+        name = ahead.pop()
+        if name in used or name not in every:
+            continue
+        used.add(name)
+        for node in ast.walk(ast.parse(every[name].read_bytes())):
+            if isinstance(node, ast.Import):
+                ahead += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                ahead.append(node.module)
+                ahead += [f"{node.module}.{a.name}" for a in node.names]
+    return [every[name] for name in sorted(used)]
+
+
+def digest(paths: Iterable[Path], libraries: Iterable[str] = ()) -> str:
+    """Return a digest of files, by name and content, and of libraries."""
+    found = hashlib.sha256(platform.python_version().encode())
+    for path in paths:
+        found.update(f"{path.parent.name}/{path.name}".encode())
+        found.update(path.read_bytes())
+    for library in libraries:
+        found.update(importlib.metadata.version(library).encode())
+    return found.hexdigest()[:16]
+
+
+@functools.cache
+def source_digest(module: str) -> str:
+    """Return a digest of what the results of a module depend on."""
+    return digest(sources(module), LIBRARIES)
+
+
+def fingerprint(value: Any) -> str:
+    """Return a digest of a value by content.
+
+    Arrays count with type, shape and bytes; dataclasses and other objects
+    with their fields.  (``joblib.hash`` pickles, and two equal objects can
+    differ in what their pickles share.)
+
+    Raises
+    ------
+    TypeError
+        If a value has no fields, a function say.
+    """
+    found = hashlib.sha256(type(value).__qualname__.encode())
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        array = np.ascontiguousarray(value)
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(array.tobytes())
+    elif isinstance(value, Mapping):
+        for key in sorted(value):
+            pair = fingerprint(key) + fingerprint(value[key])
+            found.update(pair.encode())
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            found.update(fingerprint(part).encode())
+    elif value is None or isinstance(value, (str, int, float, bool)):
+        found.update(repr(value).encode())
+    else:
+        fields = getattr(value, "__dict__", None)
+        if not fields:
+            raise TypeError(
+                f"{type(value).__qualname__}: has no fields to make a "
+                "fingerprint of; pass arrays, numbers, texts or dataclasses."
+            )
+        found.update(fingerprint(fields).encode())
+    return found.hexdigest()
+
+
+def load(key: str) -> dict[str, np.ndarray] | None:
+    """Return the arrays that :func:`store` kept, or None."""
+    path = folder() / "trainings" / f"{key}.npz"
+    try:
+        with np.load(path) as kept:
+            return dict(kept)
+    # cut short or altered: as if it were not there
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+
+
+def store(key: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keep arrays under a key; where nothing can be written, nothing is."""
+    path = folder() / "trainings" / f"{key}.npz"
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as beside, open(beside, "wb") as file:
+            np.savez(file, **arrays)
+
+
+def cached(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Keep the results of a pure function on disk (joblib)."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **settings: Any) -> Result:
+        path = folder() / "results" / source_digest(function.__module__)
+        kept = joblib.Memory(path, verbose=0).cache(_run, ignore=["what"])
+        name = f"{function.__module__}.{function.__qualname__}"
+        key = fingerprint([args, settings])
+        return kept(name, key, (function, args, settings))
+
+    return call
+
+
+def _run(name: str, key: str, what: tuple) -> Any:
+    """Compute a result; only ``name`` and ``key`` tell it from others."""
+    function, args, settings = what
+    return function(*args, **settings)
+
+
+def together(*calls: Callable[[], Result]) -> list[Result]:
+    """Run calls side by side on threads; return their results in order."""
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        return list(pool.map(lambda call: call(), calls))

@@ -1,0 +1,1 @@
+"""Models of one’s own tables, declared in YAML."""

@@ -1,0 +1,1 @@
+"""Chapters executed again: runs and sweeps."""

@@ -1,0 +1,1 @@
+"""The paper’s protocol, statistics, baselines, searches and tuning."""
