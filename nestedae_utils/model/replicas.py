@@ -141,6 +141,11 @@ class Replicas:
         spread = by_level.std(ddof=1) if len(by_level) > 1 else np.nan
         return float(np.mean(values)), float(spread), len(self)
 
+    def in_fold(self, values: Any) -> np.ndarray:
+        """Gather for every row the mean over those trained on it."""
+        swapped = tuple(split[::-1] for split in self.splits)
+        return Replicas(swapped, self.labels).out_of_fold(values)
+
     def out_of_fold(self, values: Any, keep: str = "") -> np.ndarray:
         """Gather for every row the mean over those that held it out.
 
