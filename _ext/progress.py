@@ -12,6 +12,7 @@ import re
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import click
 import myst_nb.core.execute
 from jupyter_book import sphinx
 from jupyter_book.cli.main import main
+from jupyter_cache.executors import utils
 from nbclient.exceptions import CellExecutionError
 
 LOG = Path("_build/log.txt")
@@ -62,19 +64,21 @@ class Lines:
         os.write(self.err, f"{words} The whole log: {LOG}\n".encode())
 
 
-def where(page: str, cells: list[Any], error: BaseException) -> str:
-    """Return page, cell and error; the cell is the last that was begun."""
-    cell = max(n for n, c in enumerate(cells, 1) if c.get("execution_count"))
+def described(error: BaseException) -> str:
+    """Return the first line of what stopped a cell."""
     words = "its kernel ended: out of memory, killed, or stopped by Ctrl-C"
     if isinstance(error, CellExecutionError):
         words = f"{error.ename}: {error.evalue}"
-    first = words.strip().partition("\n")[0]
-    return f"{page}: cell {cell} of {len(cells)}: {first.rstrip('.')}."
+    return words.strip().partition("\n")[0].rstrip(".: ")
 
 
 def build(words: list[str]) -> int:
     """Run Jupyter Book; return its exit status."""
-    lines, failure = Lines(), ""
+    lines, failure, cell = Lines(), "", 0
+
+    def begun(cell_index: int, **_: Any) -> None:
+        nonlocal cell
+        cell = cell_index + 1
 
     class Client(myst_nb.core.execute.NotebookClientDirect):
         """Executes the cells of a page."""
@@ -86,8 +90,9 @@ def build(words: list[str]) -> int:
             try:
                 super().start_client()
             except Exception as error:
-                cause = error.__cause__ or error
-                failure = where(page, self.notebook.cells, cause)
+                words = described(error.__cause__ or error)
+                count = len(self.notebook.cells)
+                failure = f"{page}: cell {cell} of {count}: {words}."
                 raise
             lines.end()
 
@@ -100,6 +105,7 @@ def build(words: list[str]) -> int:
             self.connect("build-finished", lambda *_: lines.end())
 
     lines.begin("set-up")
+    utils.executenb = partial(utils.executenb, on_cell_execute=begun)
     myst_nb.core.execute.NotebookClientDirect = Client
     sphinx.Sphinx = Book
     try:
