@@ -119,7 +119,7 @@ bench: $(STAMP) ## measure what a training costs: results/benchmark.json
 format: $(STAMP) ## format the code, and take outputs out of notebooks
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/nbstripout notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
 lint: $(STAMP) ## check style and spelling
 	$(BIN)/ruff check .
