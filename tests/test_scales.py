@@ -93,7 +93,8 @@ def scales(draw):
     widths = st.integers(1, 5)
     hidden = st.lists(widths, max_size=2)
     kinds = st.sampled_from(list(layers.ACTIVATIONS))
-    blocks = [Block("a", draw(widths)), Block("b", draw(widths), "none")]
+    kinds_of_b = draw(st.integers(2, 5))
+    blocks = [Block("a", draw(widths)), Block("b", kinds_of_b, "none")]
     heads = [Head("b", blocks[1].width, "cross_entropy")]
     for name, width in (("a", blocks[0].width), ("t", draw(widths))):
         heads.append(
