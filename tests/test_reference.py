@@ -151,7 +151,7 @@ def test_picture_that_is_not_there(tmp_path, output, name):
     assert "\n" not in str(caught.value)
 
 
-# --- python -m nestedae_utils.book.reference ------------------------------------
+# --- python -m nestedae_utils.book.reference ---------------------------------
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -129,7 +130,7 @@ def load(key: str) -> dict[str, np.ndarray] | None:
         with np.load(path) as kept:
             return dict(kept)
     # cut short or altered: as if it were not there
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 

@@ -301,9 +301,8 @@ def _dense(
         orders = np.stack([shuffling.permutation(rows) for _ in part])
         done = slice(told[:first].sum(), told[: first + few].sum())
         step = dense.run(
-            *(p, mean, square, step, table, orders, part, views, state),
-            *(job.batch_size, job.learning_rate, plan.layers, plan.heads),
-            *(plan.weights, plan.factors, plan.l1),
+            *(plan, p, mean, square, step, table, orders, part, views, state),
+            *(job.batch_size, job.learning_rate),
             *(as_made[done], measured[done]),
         )
         job.check(p, measured[done], first + len(part))
