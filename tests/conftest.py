@@ -73,12 +73,12 @@ def paper_tables(public: Callable[[str], Path]) -> tables.Tables:
 
 TINY = [
     """\
-seed: int = 0  # what the result is
-noise: float = 0.0  # what is added to it
-wait: float = 0.0  # seconds to sleep
-workers: int = 0  # joblib's workers to start
-fail: bool = False  # whether to raise
-die: str = "no"  # yes, no, or a file: die if it is absent, and write it
+seed: int = 0  # what the result is; 0 to 2147483648
+noise: float = 0.0  # what is added to it; 0.0 to 100.0
+wait: float = 0.0  # seconds to sleep; 0.0 to 1000.0
+workers: int = 0  # joblib's workers to start; 0 to 8
+fail: bool = False  # whether to raise; true or false
+die: str = "no"  # yes, no, or a file: die if it is absent, write it; any text
 """,
     """\
 import json, os, pathlib, signal, sys, time
@@ -97,19 +97,20 @@ if die == "yes" or (die != "no" and not flag.exists()):
     os.kill(os.getpid(), signal.SIGKILL)
 """,
     """\
-from IPython.display import SVG
+from IPython.display import SVG, display
+# as chapters glue their values
+display({"application/papermill.record/text/plain": "1"}, raw=True)
 SVG('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>')
 """,
     """\
-folder = pathlib.Path(os.environ["NESTEDAE_RESULTS"])
-folder.mkdir(parents=True, exist_ok=True)
-(folder / "90_tiny.json").write_text(json.dumps({
+path = pathlib.Path(os.environ["NESTEDAE_RESULTS"]) / "90_tiny.json"
+path.parent.mkdir(parents=True, exist_ok=True)
+record = {"quantity": "fig2_clean_single_test", "value": seed + noise / 10,
+          "spread": None, "unit": "sd", "replicas": 1}
+path.write_text(json.dumps({
     "chapter": "90_tiny", "data_source": "none", "parameters": {},
     "as_in_paper": True, "seconds": 0.1, "date": "2026-01-01",
-    "python": sys.executable, "checksums": {CHECKSUMS},
-    "records": [{"quantity": "fig2_clean_single_test",
-                 "value": seed + noise / 10, "spread": None, "unit": "sd",
-                 "replicas": 1}]}))
+    "python": sys.executable, "checksums": {CHECKSUMS}, "records": [record]}))
 """,
 ]
 

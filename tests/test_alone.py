@@ -13,49 +13,41 @@ NAME = "05_bandgap_scale"
 SETTINGS = "epochs 2 seeds 1 folds 2 sweep_epochs 2 data_source twin".split()
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Install the project as the README says; return the packages' folder.
-
-    From a copy of its sources, where the build leaves its files.  What the
-    project needs is installed already.
-    """
-    folder = tmp_path_factory.mktemp("installed")
-    source = folder / "source"
-    for name in ("nestedae_utils", "data", "notebooks"):
-        shutil.copytree(ROOT / name, source / name)
-    for name in ("pyproject.toml", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    pip = "-m pip install --quiet --no-deps --no-build-isolation --target"
-    command = [sys.executable, *pip.split(), folder / "site", source]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder / "site"
-
-
 @pytest.mark.slow
-def test_a_notebook_runs_alone(site, tmp_path):
-    shutil.copy(ROOT / "notebooks" / f"{NAME}.ipynb", tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    environment.pop("NESTEDAE_RESULTS", None)
-    papermill = f"-m papermill --no-progress-bar {NAME}.ipynb out.ipynb"
-    command = [sys.executable, *papermill.split()]
-    for name, value in zip(SETTINGS[::2], SETTINGS[1::2], strict=True):
-        command += ["-p", name, value]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True
+def test_a_notebook_runs_alone(tmp_path):
+    """With what pip installs of us; what we need is installed already."""
+
+    def run(module, *words, **environment):
+        command = [sys.executable, "-m", *module.split(), *words]
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "NESTEDAE_RESULTS": "", **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    # from a copy, where the build leaves its files
+    for name in ("nestedae_utils", "data", "notebooks"):
+        shutil.copytree(ROOT / name, tmp_path / "source" / name)
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / "source")
+    run(
+        "pip install --quiet --no-deps --no-build-isolation --target",
+        *("site", "source"),
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("data", "notebooks"):
+        inside = tmp_path / "site" / "nestedae_utils" / "shipped" / name
+        for path in (tmp_path / "source" / name).glob("*.*"):
+            assert (inside / path.name).is_file()
+
+    shutil.copy(ROOT / "notebooks" / f"{NAME}.ipynb", tmp_path)
+    given = zip(SETTINGS[::2], SETTINGS[1::2], strict=True)
+    run(
+        f"papermill --no-progress-bar {NAME}.ipynb out.ipynb",
+        *(word for pair in given for word in ("-p", *pair)),
+        PYTHONPATH=str(tmp_path / "site"),
+    )
     results = json.loads((tmp_path / "results" / f"{NAME}.json").read_text())
     assert results["records"]
-
-
-def test_what_is_installed_brings_its_data(site):
-    for name in ("data", "notebooks"):
-        ours = [
-            p for p in (ROOT / name).rglob("*.*") if ".ipynb_" not in str(p)
-        ]
-        assert ours
-        for path in ours:
-            inside = site / "nestedae_utils" / "shipped"
-            assert (inside / path.relative_to(ROOT)).is_file()

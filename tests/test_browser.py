@@ -56,6 +56,8 @@ WIDE = """() => {
     .map((it) => it.outerHTML.slice(0, 100));
 }"""
 
+COLOURS = """JSON.stringify(
+  document.getElementById("live-map")._fullData[0].marker.color)"""
 STILL = "*, *::before { animation: none !important; transition: none; }"
 # What fades in has other colours on its way.
 UNFOLD = """async () => {
@@ -186,12 +188,7 @@ def test_the_map_tells_a_device_and_changes_its_colours(open_page):
     colours = set()
     for name in ("ETL", "HTL", "PCE", "gap"):
         drawing.locator(".updatemenu-button", has_text=name).click()
-        colours.add(
-            page.evaluate(
-                "JSON.stringify(document.getElementById('live-map')"
-                "._fullData[0].marker.color)"
-            )
-        )
+        colours.add(page.evaluate(COLOURS))
     assert len(colours) == 4
 
 
@@ -202,25 +199,11 @@ def test_without_scripts_the_map_can_still_be_seen(open_page):
     assert figure.locator("figcaption").is_visible()
 
 
-def light(colour):
-    """Return the relative luminance of a CSS colour, as WCAG defines it."""
-    shares = [int(n) / 255 for n in re.findall(r"\d+", colour)[:3]]
-    red, green, blue = (
-        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4
-        for share in shares
-    )
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
 @EACH_PAGE
 def test_dark_mode_is_legible(open_page, name):
     page = open_page(name, unfold=True, color_scheme="dark")
-    text, ground = page.evaluate(
-        "[getComputedStyle(document.querySelector('article, main')).color,"
-        " getComputedStyle(document.body).backgroundColor]"
-    )
-    assert light(ground) < 0.05
-    assert (light(text) + 0.05) / (light(ground) + 0.05) >= 7
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", ground)[:3])) < 60, "it is dark"
     assert not violations(page, "color-contrast")
 
 
