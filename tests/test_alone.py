@@ -5,13 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).parents[1]
-SMALL = ["-p", "epochs", "2", "-p", "seeds", "1"]
-TWIN = [*SMALL, "-p", "folds", "2", "-p", "data_source", "twin"]
+NAME = "05_bandgap_scale"
+SETTINGS = "epochs 2 seeds 1 folds 2 sweep_epochs 2 data_source twin".split()
 
 
 @pytest.fixture(scope="module")
@@ -27,53 +26,36 @@ def site(tmp_path_factory):
         shutil.copytree(ROOT / name, source / name)
     for name in ("pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "install", "--quiet"),
-            *("--no-deps", "--no-build-isolation"),
-            *("--target", folder / "site", source),
-        ],
-        capture_output=True,
-        text=True,
-    )
+    pip = "-m pip install --quiet --no-deps --no-build-isolation --target"
+    command = [sys.executable, *pip.split(), folder / "site", source]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder / "site"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("01_autoencoders", SMALL),
-        ("05_bandgap_scale", [*TWIN, "-p", "sweep_epochs", "2"]),
-    ],
-)
-def test_a_notebook_runs_alone(site, tmp_path, name, settings):
-    shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", tmp_path)
+def test_a_notebook_runs_alone(site, tmp_path):
+    shutil.copy(ROOT / "notebooks" / f"{NAME}.ipynb", tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(site)}
     environment.pop("NESTEDAE_RESULTS", None)
+    papermill = f"-m papermill --no-progress-bar {NAME}.ipynb out.ipynb"
+    command = [sys.executable, *papermill.split()]
+    for name, value in zip(SETTINGS[::2], SETTINGS[1::2], strict=True):
+        command += ["-p", name, value]
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "papermill", f"{name}.ipynb", "out.ipynb"),
-            *("--no-progress-bar", *settings),
-        ],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads((tmp_path / "results" / f"{name}.json").read_text())
-    assert found["records"]
+    results = json.loads((tmp_path / "results" / f"{NAME}.json").read_text())
+    assert results["records"]
 
 
 def test_what_is_installed_brings_its_data(site):
-    inside = site / "nestedae_utils" / "shipped"
     for name in ("data", "notebooks"):
-        ours = {
-            path.relative_to(ROOT)
-            for path in (ROOT / name).rglob("*.*")
-            if not any(part.startswith(".") for part in path.parts)
-        }
+        ours = [
+            p for p in (ROOT / name).rglob("*.*") if ".ipynb_" not in str(p)
+        ]
         assert ours
-        assert not {p for p in ours if not (inside / p).is_file()}
+        for path in ours:
+            inside = site / "nestedae_utils" / "shipped"
+            assert (inside / path.relative_to(ROOT)).is_file()
