@@ -31,7 +31,7 @@ from nestedae_utils.data.files import WORKPLACE
 from nestedae_utils.data.tables import Tables
 from nestedae_utils.errors import ParameterError
 from nestedae_utils.model.cache import LIBRARIES
-from nestedae_utils.model.scales import resolve_device
+from nestedae_utils.model.training import resolve_device
 
 # what papermill can put into a notebook; IPython's own In is a list too
 INJECTED = (int, float, str, bool, list, type(None))

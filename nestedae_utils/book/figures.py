@@ -170,12 +170,12 @@ def parity(
 
 def learning_curves(
     ax: Axes,
+    epochs: np.ndarray,
     curves: Mapping[str, np.ndarray],
     label: str,
 ) -> Axes:
-    """Draw histories (R, epochs): the mean over replicas and their range."""
+    """Draw histories (R, k) after some epochs (k,): mean and range over R."""
     for index, (name, values) in enumerate(curves.items()):
-        epochs = np.arange(1, values.shape[1] + 1)
         colour = COLOURS["train" if name.startswith("train") else "validation"]
         ax.plot(
             epochs,
