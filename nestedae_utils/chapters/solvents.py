@@ -101,14 +101,9 @@ def _binding() -> pd.DataFrame:
     energy = strength * (1 + 0.1 * (r_a - 2.1)) - 20 * (r_x - 1.9)
     noise = 0.8 * np.random.default_rng(0).standard_normal(len(frame))
     energy += 3 * frame["Br"] * frame["I"] + noise
+    described["Target"] = energy.round(2)
     # of the solvents' seven properties three, each with the strength in it
-    return (
-        frame[["Cation", "Formula", *SITES["X"], "SOLVENT"]]
-        .assign(
-            Target=energy.round(2),
-            SOLV_GDN=strength,
-            SOLV_DIELECTRIC=(10 + strength).round(1),
-            SOLV_DPM=(2 + strength / 20).round(2),
-        )
-        .join(described)
-    )
+    described["SOLV_GDN"] = strength
+    described["SOLV_DIELECTRIC"] = (10 + strength).round(1)
+    described["SOLV_DPM"] = (2 + strength / 20).round(2)
+    return frame[["Cation", "Formula", *SITES["X"], "SOLVENT"]].join(described)

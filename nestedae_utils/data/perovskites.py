@@ -97,14 +97,14 @@ _TOKEN = re.compile(
 )
 
 
-def parse_formula(formula: str) -> dict[str, float]:
+def parse_formula(formula: str) -> Counter[str]:
     """Return the coefficient of each ion in a formula.
 
     An underscore before or after a number is ignored (``MAGeCl_3``);
     parentheses multiply (``Cs0.05(MA0.17FA0.83)0.95PbI3``); an ion that
     stands twice is added up.  A `DataError` shows what cannot be read.
     """
-    groups, position = [Counter[str]()], 0
+    groups, position = [Counter()], 0
     while token := _TOKEN.match(formula, position):
         if token["close"] and len(groups) == 1:
             break
@@ -138,19 +138,18 @@ def site_fractions(formula: str, tolerance: float = TOLERANCE) -> pd.Series:
     A `DataError` tells if the formula cannot be read, or if coefficients do
     not sum to 1 (X: 3) within the tolerance, a share of that.
     """
-    coefficients = pd.Series(parse_formula(formula), list(IONS), name=formula)
-    fractions = coefficients.fillna(0.0)
+    coefficients, fractions = parse_formula(formula), {}
     for site, members in SITES.items():
         expected = 3 if site == "X" else 1
-        total = fractions[list(members)].sum()
+        total = sum(coefficients[ion] for ion in members)
         # The margin keeps a sum at the tolerance from failing by rounding.
         if abs(total / expected - 1) > tolerance + 1e-9:
             raise DataError(
                 f"formula {formula!r}: the {site} site ({', '.join(members)}) "
                 f"sums to {total:g}, {expected} is expected."
             )
-        fractions[list(members)] /= expected
-    return fractions
+        fractions |= {ion: coefficients[ion] / expected for ion in members}
+    return pd.Series(fractions, name=formula)
 
 
 def formula(fractions: Mapping[str, float], digits: int = 2) -> str:

@@ -114,17 +114,16 @@ def read_devices(path: str | Path) -> pd.DataFrame:
 
     Its fractions are made of a site's ions, "Cs; MA", and their coefficients.
     """
-    frame = read(path, perovskites.DEVICE_FILE)
-    ions, numbers = (
-        frame[[f"{s}_{n}" for s in perovskites.SITES]].agg(";".join, axis=1)
-        for n in ("ions", "coefficients")
-    )
-    fractions, rows = cache(perovskites.site_fractions), []
-    for line, pair in enumerate(zip(ions, numbers, strict=True), 2):
-        words = (text.replace(" ", "").split(";") for text in pair)
-        pairs = zip_longest(*words, fillvalue="")
+    frame, rows = read(path, perovskites.DEVICE_FILE), []
+    fractions = cache(perovskites.site_fractions)
+    for line, row in enumerate(frame.to_dict("records"), 2):
+        formula = ""
+        for site in perovskites.SITES:
+            texts = row[f"{site}_ions"], row[f"{site}_coefficients"]
+            words = [text.replace(" ", "").split(";") for text in texts]
+            formula += "".join(chain(*zip_longest(*words, fillvalue="")))
         try:
-            rows.append(fractions("".join(chain(*pairs))))
+            rows.append(fractions(formula))
         except DataError as error:
             raise DataError(f"{path}: line {line}: {error}") from None
     frame[list(perovskites.IONS)] = np.stack(rows)
