@@ -12,8 +12,6 @@ from nestedae_utils.data import synthetic
 
 Z = list(synthetic.VARIABLES)
 NAMES = [f.name for f in synthetic.FUNCTIONS]
-inputs = st.sampled_from(["grid", "random"])
-seeds = st.integers(0, 2**32)
 
 
 def test_values_by_hand():
@@ -35,17 +33,9 @@ def test_the_first_scale_knows_the_first_two_inputs_only():
     assert [f"f{j}" for j in range(1, 14)] == NAMES
     assert [f.scale for f in synthetic.FUNCTIONS] == [1] * 4 + [2] * 9
     z = synthetic.generate(5, inputs="random")[Z]
-    first = {"f1", "f2", "f3", "f4"}
-    for name, without in {
-        "z1": {"f7"},
-        "z2": {"f7", "f11"},
-        "z3": {*first, "f6", "f11"},
-        "z4": {*first, "f6", "f11"},
-        "z5": {*first, "f5"},
-    }.items():
-        other = synthetic.evaluate(z.assign(**{name: z[name] + 0.3}))
-        same = (other == synthetic.evaluate(z)).all(axis=0)
-        assert set(np.array(NAMES)[same]) == without, name
+    other = synthetic.evaluate(z.assign(z3=1.0, z4=2.0, z5=0.1))
+    differ = (other != synthetic.evaluate(z)).any(axis=0)
+    assert differ.tolist() == [False] * 4 + [True] * 9
 
 
 @pytest.mark.parametrize("kind", ["clean", "noisy"])
@@ -60,33 +50,32 @@ def test_recipe_gives_the_published_table(public, kind):
 def test_published_noise_exceeds_the_signal():
     table = synthetic.published("noisy")
     true = pd.DataFrame(synthetic.evaluate(table[Z]), columns=NAMES)
-    spread = true.std(ddof=0)
-    noise = (table[NAMES] - true).std(ddof=0)
-    assert set(spread.index[spread < 0.85 * noise]) == {"f3", "f4", "f7", "f8"}
+    quiet = true.std() < 0.85 * (table[NAMES] - true).std()
+    assert set(quiet.index[quiet]) == {"f3", "f4", "f7", "f8"}
 
 
-@given(n=st.integers(2, 40), seed=seeds, kind=inputs)
+@given(
+    n=st.integers(2, 40),
+    seed=st.integers(0, 2**32),
+    inputs=st.sampled_from(["grid", "random"]),
+)
 @settings(max_examples=30, deadline=None)
-def test_inputs_are_in_their_ranges_and_noise_leaves_them_alone(n, seed, kind):
+def test_inputs_are_in_their_ranges_and_noise_leaves_them_alone(
+    n, seed, inputs
+):
     clean, single, double = (
-        synthetic.generate(n, seed, noise, kind) for noise in (0, 1, 2)
+        synthetic.generate(n, seed, noise, inputs) for noise in (0, 1, 2)
     )
-    pd.testing.assert_frame_equal(
-        clean, synthetic.generate(n, seed, inputs=kind)
-    )
+    assert clean.equals(synthetic.generate(n, seed, inputs=inputs))
     assert clean.shape == (n, 18)
     assert clean["z5"].between(0, 1, inclusive="right").all()
     for name, (low, high) in synthetic.RANGES.items():
         assert clean[name].between(low, high).all()
-    np.testing.assert_array_equal(clean[NAMES], synthetic.evaluate(clean[Z]))
-    pd.testing.assert_frame_equal(clean[Z], double[Z])
-    scale = clean[NAMES].abs().to_numpy().max()
-    np.testing.assert_allclose(
-        (double - clean)[NAMES],
-        2 * (single - clean)[NAMES],
-        rtol=1e-6,
-        atol=1e-9 * scale,
-    )
+    assert (clean[NAMES] == synthetic.evaluate(clean[Z])).all(axis=None)
+    assert clean[Z].equals(double[Z])
+    twice, once = (double - clean)[NAMES], (single - clean)[NAMES]
+    close = 1e-9 * clean[NAMES].abs().to_numpy().max()
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-6, atol=close)
 
 
 def test_noise_is_in_units_of_the_spread_and_seeds_differ():
@@ -94,7 +83,6 @@ def test_noise_is_in_units_of_the_spread_and_seeds_differ():
     noisy = synthetic.generate(4000, 1, 0.5, inputs="random")
     ratio = (noisy - clean)[NAMES].std() / clean[NAMES].std()
     np.testing.assert_allclose(ratio, 0.5, rtol=0.05)
-    grid = synthetic.generate(200)
-    published = synthetic.published("clean")
-    pd.testing.assert_frame_equal(grid[Z[:4]], published[Z[:4]])
+    grid, published = synthetic.generate(200), synthetic.published("clean")
+    assert grid[Z[:4]].equals(published[Z[:4]])
     assert (grid["z5"] != synthetic.generate(200, 1)["z5"]).all()
