@@ -45,13 +45,15 @@ class _Document(NamedTuple):
 
     def fault(self, words: str, keys: Keys = ()) -> DataError:
         """Return the one-line error of a key."""
-        where, at = [self.path], ()
+        where, at = [self.path], Keys()
         for key in keys:  # to the last that stands in the file
             at = (*at, key) if (*at, key) in self.lines else at
         where += [f"line {self.lines[at]}"] if self.lines else []
-        for key in keys:  # whatever stands in a file may stand in a key
-            item = isinstance(key, int)
-            where.append(f"item {key + 1}" if item else shown(key)[1:-1])
+        where += [
+            # whatever stands in a file may stand in a key
+            f"item {key + 1}" if isinstance(key, int) else shown(key)[1:-1]
+            for key in keys
+        ]
         return DataError(" ".join(f"{', '.join(where)}: {words}".split()))
 
     def value(self, event: Any, stream: Iterator[Any], at: Keys) -> Any:
@@ -87,8 +89,9 @@ class _Document(NamedTuple):
         return list(values.values()) if listed else values
 
 
-_WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
-_WORDS |= {".nan": math.nan, ".inf": math.inf, "-.inf": -math.inf}
+_WORDS: dict[str, Any] = {"true": True, "false": False, "~": None}
+_WORDS |= {"null": None, "": None, ".nan": math.nan}
+_WORDS |= {".inf": math.inf, "-.inf": -math.inf}
 
 
 def _scalar(text: str) -> Any:
@@ -242,7 +245,7 @@ class ScaleDeclaration(_Part):
     def keys_of(self, column: str) -> Keys:
         """Return the keys of the last place that asks for a column."""
         fields = {"inputs", "categories", "predict", "group"}
-        keys = [
+        keys: list[Keys] = [
             ("inputs", name, "latents_of")
             for name, block in self.inputs.items()
             if block.latents_of
