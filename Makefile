@@ -114,7 +114,7 @@ reference: $(STAMP) ## run the chapters and refresh data/reference
 	$(BIN)/python -m nestedae_utils.book.reference _build/reference
 
 bench: $(STAMP) ## measure what a training costs: results/benchmark.json
-	$(BIN)/python -m pytest benchmarks $(ARGS)
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 format: $(STAMP) ## format the code, and take outputs out of notebooks
 	$(BIN)/ruff check --fix .

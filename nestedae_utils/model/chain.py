@@ -77,21 +77,11 @@ Scalers = Mapping[str, Scaler]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained scale, and what belongs to it.
+    """A trained scale: declaration, replicas, parameters (R, rows, columns).
 
-    Attributes
-    ----------
-    scale, replicas
-        The declaration; the replicas' labels and rows.
-    parameters
-        By name, each (R, rows, columns), float32.
-    scalers
-        For every standardised block or target its scaler.
-    lower_scalers
-        For every lower scale whose inputs were standardised anew with this
-        scale's table: the scalers of its blocks.
-    history
-        See :class:`nestedae_utils.model.training.History`; not saved.
+    ``scalers`` for every standardised block or target; ``lower_scalers``, by
+    lower scale, where its inputs were standardised anew with this scale's
+    table.  The history is not saved.
     """
 
     scale: Scale
@@ -173,18 +163,11 @@ class NestedAutoencoder:
     ) -> NestedAutoencoder:
         """Fit one scale on its table; the scales below must be fitted.
 
-        Parameters
-        ----------
-        name, table
-            The scale; for every block (also of the scales whose latents it
-            takes) and every target an array (n, width).
-        replicas
-            A lower scale has as many, or one that serves all.
-        standardise_on
-            Statistics of ``"all"`` rows, as in the paper, or of each
-            replica's ``"train"`` rows.
-        settings
-            See :func:`nestedae_utils.model.training.train`.
+        The table has every block, also of the scales whose latents it
+        takes, and every target; a lower scale has as many ``replicas``, or
+        one that serves all.  Blocks are standardised by ``"all"`` rows, as
+        in the paper, or by each replica's ``"train"`` rows; the further
+        settings are those of :func:`nestedae_utils.model.training.train`.
 
         Raises
         ------
@@ -231,13 +214,7 @@ class NestedAutoencoder:
         return self
 
     def attach(self, fitted: Fitted) -> NestedAutoencoder:
-        """Use an already fitted scale, declared as in this chain.
-
-        Raises
-        ------
-        ParameterError
-            If the chain declares the scale otherwise.
-        """
+        """Use a fitted scale; ParameterError if it is declared otherwise."""
         if self.scales.get(fitted.scale.name) != fitted.scale:
             raise ParameterError(
                 f"scale {fitted.scale.name!r}: fitted with other settings "

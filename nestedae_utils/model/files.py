@@ -27,17 +27,8 @@ def save(
 ) -> Path:
     """Write declarations, parameters, scalers and labels (no history).
 
-    Parameters
-    ----------
-    chain, path
-        The chain; the file, which appears when it is whole.
-    extra
-        What else belongs to it, plain values.
-
-    Raises
-    ------
-    DataError
-        If it cannot be written.
+    ``extra`` is what else belongs to it, plain values.  The file appears
+    when it is whole; DataError if it cannot be written.
     """
     path = Path(path)
     arrays: dict[str, np.ndarray] = {}

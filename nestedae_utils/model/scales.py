@@ -79,14 +79,9 @@ def known(given: Iterable[Any], allowed: Iterable[str], what: str) -> None:
 
 
 class Declared(BaseModel):
-    """A frozen declaration whose faults are told in one line.
+    """A frozen declaration whose faults are one line, a ParameterError.
 
     Fields may be given by place, in order, or by name.
-
-    Raises
-    ------
-    ParameterError
-        If a field is unknown or missing, or a value is not allowed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -174,19 +169,11 @@ Scaling = Annotated[str, one_of(("standard", "none"))]
 class Block(Declared):
     """A named group of input columns, or the latents of an earlier scale.
 
-    Attributes
-    ----------
-    name, width
-        Key of the block in the table, a mapping of arrays; its columns.
-    scaling
-        ``"standard"`` (mean 0, standard deviation 1) or ``"none"`` (one-hot
-        columns, say).
-    latents_of
-        Name of an earlier scale whose latents are this block.
-    lower_scaler
-        For latents: are the earlier scale's inputs standardised with the
-        statistics it was trained with (``"carried"``) or anew with this
-        scale's table (``"refitted"``, which is what the paper did)?
+    ``name`` is its key in the table, a mapping of arrays; ``scaling`` is
+    ``"standard"`` or, for one-hot columns, ``"none"``.  Of latents
+    (``latents_of``): are the earlier scale's inputs standardised with the
+    statistics it was trained with (``"carried"``) or anew with this scale's
+    table (``"refitted"``, which is what the paper did)?
     """
 
     called: ClassVar[str] = "block"
@@ -200,27 +187,12 @@ class Block(Declared):
 class Head(Declared):
     """A named output: it reconstructs the input block, or predicts a target.
 
-    Attributes
-    ----------
-    name, width
-        Name of the input block or, if no block has it, of the target; its
-        columns.
-    loss, weight
-        Loss of the head and its factor in the total loss.
-    hidden, activation, dropout
-        Widths of the hidden layers between latent and output, their
-        activation, and the dropout behind each of them.
-    output
-        Activation of the output; cross-entropy wants ``"linear"`` (logits).
-    gain
-        Factor of the Xavier initialisation of the hidden layers' weights.
-    scaling
-        Scaling of a predicted target; a reconstructed block has its own.
-    of
-        Names of several input blocks, reconstructed side by side by one
-        decoder; the head then has a name of its own.
-    net
-        Kind of decoder, a name in ``NETS``.
+    ``loss`` counts with ``weight``; ``hidden`` layers have an activation and
+    dropout behind each; ``gain`` multiplies their Xavier initialisation.
+    ``output`` is the last activation (cross-entropy wants logits, hence
+    ``"linear"``); ``scaling`` that of a predicted target.  ``of`` names
+    several blocks that one decoder reconstructs side by side; ``net`` is a
+    name in ``NETS``.
     """
 
     called: ClassVar[str] = "head"
@@ -259,24 +231,10 @@ class Head(Declared):
 class Scale(Declared):
     """One autoencoder of a nested autoencoder.
 
-    Attributes
-    ----------
-    name, inputs
-        Its name; its input blocks, in the order of the encoder's columns.
-    latent, code
-        Number of latents; what they are made by, a name in ``CODES``.
-    heads
-        What is reconstructed and predicted from the latents.
-    hidden, activation, net
-        Widths of the encoder's hidden layers, their activation; kind of
-        encoder, a name in ``NETS``.
-    latent_activation
-        Activation of the encoder's last layer.
-    l1, l1_on
-        Factor of the sum of the absolute weights (no biases) of the
-        ``"encoder"`` or of ``"all"`` layers in the total loss.
-    initialisation
-        ``"xavier_normal"`` or ``"xavier_uniform"``; biases start at zero.
+    ``inputs`` stand in the order of the encoder's columns; ``l1`` is the
+    factor of the sum of absolute weights (no biases) of the ``"encoder"`` or
+    of ``"all"`` layers in the total loss; ``net`` and ``code`` are names in
+    ``NETS`` and ``CODES``.  Biases start at zero.
     """
 
     called: ClassVar[str] = "scale"

@@ -13,6 +13,7 @@ others; what is interrupted keeps the replicas that are done.
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,15 +90,11 @@ def train(
 
     Parameters
     ----------
-    scale
-        The declaration.
     inputs, targets
         Scaled, (n, width), or (R, n, width) where replicas differ; a target
         for every head.
     replicas
         Their rows and seeds, and with a label ``latent`` their latents.
-    epochs, batch_size, learning_rate
-        As named.
     device
         See :func:`resolve_device`.
 
@@ -187,8 +184,8 @@ class Job:
 
     def latent(self, replica: int) -> int:
         """Return a replica's number of latents."""
-        sizes = self.replicas.labels.get("latent")
-        return self.scale.latent if sizes is None else int(sizes[replica])
+        every = [self.scale.latent] * len(self.replicas)
+        return int(self.replicas.labels.get("latent", every)[replica])
 
     def rows(self, replica: int) -> np.ndarray:
         """Return a replica's training rows."""
@@ -547,25 +544,23 @@ def resolve_device(device: str) -> torch.device:
     ParameterError
         If the name is unknown or the machine has no such device.
     """
-    kind, _, number = str(device).partition(":")
-    allowed = ("auto", "cpu", "cuda", "mps")
-    if kind not in allowed or (
-        ":" in str(device) and (kind != "cuda" or not number.isdecimal())
-    ):
+    kinds = ("auto", "cpu", "cuda", "mps")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise ParameterError(
             f"device: {device!r} given, 'auto', 'cpu', 'cuda', 'cuda:N' or "
-            f"'mps' is allowed.{nearest(device, allowed)}"
+            f"'mps' is allowed.{nearest(device, kinds)}"
         )
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "auto":
+    if device == "auto":
         # small batched products run faster on the CPU than on Apple's GPU
-        return torch.device("cuda" if cards else "cpu")
-    if kind == "cuda" and int(number or 0) >= cards:
+        device = "cuda" if cards else "cpu"
+    number = int(device.partition(":")[2] or 0)
+    if device.startswith("cuda") and number >= cards:
         raise ParameterError(
             f"device: {device!r} given, but this machine has {cards} CUDA "
             "devices; use 'auto' or 'cpu'."
         )
-    if kind == "mps" and not torch.backends.mps.is_available():
+    if device == "mps" and not torch.backends.mps.is_available():
         raise ParameterError(
             "device: 'mps' given, but this machine has no such device; use "
             "'auto' or 'cpu'."
