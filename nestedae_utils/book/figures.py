@@ -96,9 +96,11 @@ def claims_table(
                 title = escape(claims.quantities()[one[name]].meaning)
                 link = f'<a href="{page}" title="{title}">{one[column]}</a>'
                 row[column] = link
-            if verdict == claims.TWIN:
+        row["place"] = one["where"]
+        if verdict == claims.TWIN:
+            for column in ("as made", "as it should be"):
                 row[f"reference, {column}"] = ours[column]
-        rows.append({**row, "place": one["where"]})
+        rows.append(row)
     table = pd.DataFrame(rows).fillna("")
     if table["place"].nunique() == 1:
         table = table.drop(columns="place")
