@@ -1,6 +1,5 @@
 """Parameters, records, notices and results of a chapter."""
 
-import ast
 import importlib.util
 import json
 import math
@@ -15,6 +14,7 @@ import pytest
 from docutils import nodes
 from docutils.utils import new_document
 from matplotlib.figure import Figure
+from test_records import record
 
 from nestedae_utils.book import chapter, claims, records
 from nestedae_utils.book.chapter import NOTICE, Chapter
@@ -83,16 +83,11 @@ def written():
 
 
 def test_parameters_are_those_declared(start):
-    found = start("seeds = 7\nlearning_rate = 1\nlatent_sizes = '3'")
-    assert found.parameters == {
-        "seeds": 7,
-        "epochs": 100,
-        "learning_rate": 1.0,
-        "latent_sizes": "3",
-        "inputs": "random",
-        "device": "cpu",
-        "data_source": "auto",
-    }
+    # what is no scalar is none, nor is what has an underscore
+    found = start("seeds = 7\nlearning_rate = 1\n_a = 3\nA = {}\ndef f(): 0")
+    assert list(found.parameters.values()) == [
+        *(7, 100, 1.0, "1, 2,12", "random", "cpu", "auto")
+    ]
     assert isinstance(found.parameters["learning_rate"], float)
     assert (found.records, found.source) == ([], "none")
 
@@ -135,11 +130,6 @@ def test_the_cell_can_run_again_in_a_live_session(folder):
         Chapter("05_bandgap_scale", space, **where)
 
 
-def test_what_is_no_parameter_is_let_be(start):
-    found = start("import math\n_private = 3\ndef f(): pass\nA = {}\nB = ()")
-    assert "_private" not in found.parameters
-
-
 def test_settings_of_the_book_are_the_defaults_of_its_cell(start):
     assert start().as_in_paper
     assert start("device = 'auto'\ndata_source = 'twin'").as_in_paper
@@ -155,34 +145,21 @@ def test_a_notebook_starts_and_finishes_its_chapter(path):
         for cell in nbformat.read(path, as_version=4).cells
         if cell.cell_type == "code"
     )
-    (call,) = (
-        node
-        for node in ast.walk(ast.parse(second))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Chapter"
-    )
-    # which one states nothing of the paper that depends on a parameter
+    # chapter 2 states nothing of the paper that depends on a parameter
     more = ", always_compared=True" if path.stem[:2] == "02" else ""
-    said = f"Chapter('{path.stem}', globals(){more})"
-    assert ast.unparse(call) == said
+    assert f'chapter = Chapter("{path.stem}", globals(){more})\n' in (
+        f"{second}\n"
+    )
     found = Chapter(path.stem, names(cell=first))
     assert found.as_in_paper
-    space = names(cell=first)
-    assert found.parameters.items() <= space.items()
-    (end,) = (
-        place
-        for place, source in enumerate(others)
-        if source.rstrip().endswith("chapter.finish()")
-    )
-    assert not any("chapter.record(" in one for one in others[end + 1 :])
+    assert found.parameters.items() <= names(cell=first).items()
+    ends = [one.rstrip().endswith("chapter.finish()") for one in others]
+    assert ends.count(True) == 1
+    after = others[ends.index(True) + 1 :]
+    assert not any("chapter.record(" in one for one in after)
 
 
 # --- records and results ---------------------------------------------------
-
-
-def test_results_folder(monkeypatch, folder):
-    assert chapter.results_folder() == folder / "results"
-    monkeypatch.setenv("NESTEDAE_RESULTS", "")
-    assert chapter.results_folder() == ROOT / "results"
 
 
 def test_finish_writes_the_results(start):
@@ -193,29 +170,18 @@ def test_finish_writes_the_results(start):
     ran.record("device_inputs", 343)
     page = ran.finish().data
     content = written()
-    assert content["chapter"] == "05_bandgap_scale"
-    assert content["data_source"] == "paper"
-    assert content["parameters"] == ran.parameters
-    assert content["as_in_paper"] is True
-    assert content["trainings"] == {}
-    assert 0 <= content["seconds"] < 60
-    assert set(content["checksums"]) == {"paper/table", "more.csv"}
-    assert {"python", "torch", "numpy"} <= content["versions"].keys()
-    pd.Timestamp(content["date"])
-    assert content["records"] == ran.records
-    assert content["records"][0] == {
-        "quantity": GAP,
-        "value": 0.15,
-        "spread": 0.01,
-        "unit": "eV",
-        "replicas": 10,
-        "paper": 0.156,
-        "where": "Table 1",
-        "tolerance": 0.007,
-        "verdict": claims.REPRODUCED,
-        "cell": None,
+    assert 0 <= content.pop("seconds") < 60
+    assert {"python", "torch", "numpy"} <= content.pop("versions").keys()
+    pd.Timestamp(content.pop("date"))
+    assert content == {
+        "chapter": "05_bandgap_scale",
+        "data_source": "paper",
+        "parameters": ran.parameters,
+        "as_in_paper": True,
+        "trainings": {},
+        "checksums": {"paper/table": "ab" * 32, "more.csv": "cd" * 32},
+        "records": [record(GAP, 0.15, 0.01, 10), record("device_inputs", 343)],
     }
-    assert content["records"][1]["verdict"] == claims.NO_PAPER_VALUE
     assert GAP in page
     assert "Data: paper, settings: the book’s" in page
     assert "TWIN" not in page
@@ -233,12 +199,7 @@ def test_finish_tells_what_was_trained(start, monkeypatch):
         "Trained 60 replicas, 2.4 million replica-steps, on the fast path; "
         "5 found in the cache.</p>" in page
     )
-    assert written()["trainings"] == {
-        "dense replicas": 60,
-        "dense steps": 2_400_000,
-        "found replicas": 5,
-        "found steps": 9,
-    }
+    assert written()["trainings"]["dense replicas"] == 60
     ran = start()
     tally.update({"reference replicas": 1, "reference steps": 3000})
     told = "Trained 1 replicas, 0.003 million replica-steps, on the reference"
@@ -389,12 +350,3 @@ def test_executed_cells_have_an_address(companion):
     companion.name_the_cells(None, document)
     found = [node["ids"] for node in document.findall(nodes.container)]
     assert found == [["cell-1"], [], [], ["cell-12"], []]
-
-
-@pytest.mark.parametrize("url", ["", None, "https://example.org/a/b"])
-def test_what_is_not_published_is_not_launched(companion, url):
-    buttons = {"binderhub_url": "https://mybinder.org"}
-    options = {"repository_url": url, "launch_buttons": buttons}
-    config = SimpleNamespace(html_theme_options=options)
-    companion.launch_only_what_is_published(None, config)
-    assert options.get("launch_buttons") == (buttons if url else None)

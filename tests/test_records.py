@@ -147,22 +147,15 @@ def test_a_table_is_written_to_be_read():
 
 def test_differences_are_told_one_by_one():
     kept = results(record(GAP, 0.15), record(ROWS, 494), record(OURS, 343))
-    near = results(
-        record(GAP, 0.15 + 0.99 * REPEAT),
-        record(ROWS, 494),
-        record(OURS, 343),
-    )
+    near = results(record(GAP, 0.15 + 0.99 * REPEAT), *kept["records"][1:])
     assert records.differences(near, kept) == []
     assert records.differences(kept, near) == []
-    fresh = results(
-        record(GAP, 0.15 - 1.01 * REPEAT),
-        record("device_rows", 2018),
-        record(OURS, 343),
-    )
+    far, more = record(GAP, 0.15 - 1.01 * REPEAT), record("device_rows", 2018)
+    fresh = results(far, more, record(OURS, 343))
     assert records.differences(fresh, kept) == [
         f"{ROWS}: only in the reference",
         "device_rows: only in the run",
-        f"{GAP}: {0.15 - 1.01 * REPEAT:.6g} now, 0.15 in the reference, "
+        f"{GAP}: {far['value']:.6g} now, 0.15 in the reference, "
         f"{REPEAT:g} allowed",
     ]
 
@@ -184,8 +177,7 @@ def test_write_and_read(tmp_path):
     assert records.results_of(tmp_path / "nowhere") == {}
 
 
-@pytest.mark.parametrize("value", [math.nan, {1, 2}, "no room"])
-def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch, value):
+def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch):
     path = records.write_json(tmp_path / "a.json", {"value": 1.0})
     before = path.read_bytes()
 
@@ -193,11 +185,12 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch, value):
         path.write_bytes(text[:10].encode())
         raise OSError("no space left on device")
 
-    if value == "no room":
-        monkeypatch.setattr(Path, "write_text", no_room)
+    with pytest.raises(ValueError, match="JSON"):
+        records.write_json(path, {"value": math.nan})
+    monkeypatch.setattr(Path, "write_text", no_room)
     for name in ("a.json", "b.json"):
-        with pytest.raises((ValueError, TypeError, OSError)):
-            records.write_json(tmp_path / name, {"value": value})
+        with pytest.raises(OSError, match="no space"):
+            records.write_json(tmp_path / name, {"value": 2})
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
 
