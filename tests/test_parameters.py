@@ -20,48 +20,36 @@ from nestedae_utils.study import protocol
 NAMES = parameters.chapters()
 NAN, INF = float("nan"), float("inf")
 DEVICE = "auto, cpu, cuda, cuda:N or mps"
-BIG = 10**400
 # a line of each kind, its range in words, what is allowed, and what is not
-LINES = [
-    (
-        "n: int = 5  # seeds; of both; 1 to 200",
-        "a whole number from 1 to 200",
-        (1, 200),
-        (0, 201, -BIG // 10**300, 2.0, True, None, "10", [3], NAN),
+LINES = {
+    "n: int = 5  # seeds; of both; 1 to 200": (
+        *("a whole number from 1 to 200", (1, 200)),
+        (0, 201, -(10**90), 2.0, True, None, "10", [3], NAN),
     ),
-    (
-        "x: float = 0.5  # noise; -1.5 to 100",
-        "a number from -1.5 to 100",
-        (-1.5, 0, 7, 100.0),
-        (-1.6, 100.1, "1", True, None, NAN, -INF, BIG),
+    "x: float = 0.5  # noise; -1.5 to 100": (
+        *("a number from -1.5 to 100", (-1.5, 0, 7, 100.0)),
+        (-1.6, 100.1, "1", True, None, NAN, -INF, 10**400),
     ),
-    (
-        "x: float = 1.0e-3  # step; above 0, up to 1e6",
-        "a number above 0 up to 1000000",
-        (5e-324, 10, 1e6),
+    "x: float = 1.0e-3  # step; above 0, up to 1e6": (
+        *("a number above 0 up to 1000000", (5e-324, 10, 1e6)),
         (0, 0.0, -1e-9, 1000001, INF, "1e-4"),
     ),
-    (
-        'c: str = "a"  # which; one of a, b c',
-        "one of a, b c",
-        ("a", "b c"),
+    'c: str = "a"  # which; one of a, b c': (
+        *("one of a, b c", ("a", "b c")),
         ("b", "", "A", 3, None, ["a"]),
     ),
-    (
-        's: str = "2,4"  # sizes; each 1 to 9',
+    's: str = "2,4"  # sizes; each 1 to 9': (
         "different whole numbers from 1 to 9, separated by commas",
         ("1", "9, 1", "3,2,1"),
         ("0", "3,10", "2, 2", "a", "", "3,", "1.5", "[2, 4]", 3, [3]),
     ),
-    (f'd: str = "cpu"  # where; {DEVICE}', DEVICE, ("cpu", "cuda:7"), (0,)),
-    ('t: str = "é"  # what; any text', "any text", ("", "x=y"), (None, 1)),
-    (
-        "f: bool = False  # whether; true or false",
-        "true or false",
-        (True, False),
+    f'd: str = "cpu"  # where; {DEVICE}': (DEVICE, ("cpu", "cuda:7"), (0,)),
+    't: str = "é"  # what; any text': ("any text", ("", "x=y"), (None, 1)),
+    "f: bool = False  # whether; true or false": (
+        *("true or false", (True, False)),
         ("true", 0, 1, None),
     ),
-]
+}
 NO_LINES = """\
 x = 1  # no type; 0 to 9
 x: int = f()  # no literal; 0 to 9
@@ -148,11 +136,9 @@ def test_a_chapter_is_found_by_number_or_name():
     assert "mean '05_bandgap_scale'" in outcome(parameters.find, "05_band")[1]
 
 
-@pytest.mark.parametrize(("line", "words", "good", "bad"), LINES)
-def test_a_line_declares_name_type_default_meaning_and_range(
-    line, words, good, bad
-):
-    one = read(line)
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_declares_name_type_default_meaning_and_range(line):
+    one, (words, good, bad) = read(line), LINES[line]
     assert line.startswith(f"{one.name}: {one.kind.__name__} = ")
     assert f"  # {one.help}; " in line
     assert one.allowed == words
@@ -258,22 +244,14 @@ def test_any_words_are_assignments_or_one_line(words):
         assert [f"{name}={text}" for name, text in values.items()] == words
 
 
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [
-        ("lr", "learning_rate"),
-        ("bs", "batch_size"),
-        ("epoch", "epochs"),
-        ("zzz", None),
-    ],
-)
-def test_the_nearest_name_is_suggested(name, near):
+def test_the_nearest_name_is_suggested():
     one = parameters.find("05")
-    _, line = outcome(parameters.effective, one, {name: 1})
-    assert line == outcome(parameters.parse, one, {name: "1"})[1]
-    assert line.startswith(f"{name}: unknown parameter of chapter 05_bandgap")
-    assert ("Did you mean" in line) == bool(near)
-    assert near is None or f"Did you mean {near!r}?" in line
+    near = {"lr": "learning_rate", "bs": "batch_size", "epoch": "epochs"}
+    for name in (*near, "zzz"):
+        _, line = outcome(parameters.effective, one, {name: 1})
+        assert line == outcome(parameters.parse, one, {name: "1"})[1]
+        assert line.startswith(f"{name}: unknown parameter of chapter 05_b")
+        assert line.endswith(f"mean {near.get(name)!r}?") == (name in near)
 
 
 def test_effective_checks_what_is_given_and_adds_the_defaults():

@@ -173,7 +173,7 @@ class Chapter:
             for one in self.records:
                 glue(one["quantity"], one["value"], display=False)
         versions = {n: importlib.metadata.version(n) for n in LIBRARIES}
-        content = {
+        content: dict[str, Any] = {
             "chapter": self.name,
             "data_source": self.source,
             "parameters": self.parameters,

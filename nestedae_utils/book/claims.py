@@ -97,9 +97,9 @@ def by_quantity() -> dict[str, Claim]:
 def holds(claim: Claim, value: float) -> bool:
     """Tell whether a value stands in the claim's relation to the paper's."""
     # decimal inputs: 0.05 apart must not fail on the last binary digit
-    away, margin = value - claim.paper, 1e-12
+    away, margin = value - (claim.paper or 0.0), 1e-12
     if claim.relation == "=":
-        return abs(away) <= claim.tolerance + margin
+        return abs(away) <= (claim.tolerance or 0.0) + margin
     side = away if claim.relation[0] == ">" else -away
     return side >= -margin if "=" in claim.relation else side > margin
 
@@ -123,11 +123,12 @@ def verdict(
         return NO_PAPER_VALUE
     if not protocol:
         return OTHER_SETTINGS
-    if None in values:
+    held = [holds(claim, value) for value in values if value is not None]
+    if len(held) < len(values):
         return NOT_RUN
-    if not holds(claim, values[0]):
+    if not held[0]:
         return NOT_REPRODUCED
-    return REPRODUCED if holds(claim, values[-1]) else ONLY_AS_MADE
+    return REPRODUCED if held[-1] else ONLY_AS_MADE
 
 
 def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -165,7 +166,7 @@ def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
                 row[column] = plus_minus(one["value"], one["spread"])
                 row[at] = (one["chapter"], one.get("cell"))
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, dtype=object)
 
 
 def plus_minus(value: float, spread: float | None = None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,9 +46,9 @@ def use_style() -> None:
 def stamp(figure: Figure, source: str) -> Figure:
     """Write TWIN across a figure whose data were generated."""
     if source == "twin":
-        middle = {"ha": "center", "va": "center", "rotation": 25, "zorder": 10}
-        pale = {"fontsize": 48, "color": "0.35", "alpha": 0.3}
-        figure.text(0.5, 0.5, "TWIN", **middle, **pale)
+        look: dict[str, Any] = {"fontsize": 48, "color": "0.35", "alpha": 0.3}
+        look |= {"ha": "center", "va": "center", "rotation": 25, "zorder": 10}
+        figure.text(0.5, 0.5, "TWIN", **look)
     return figure
 
 
@@ -73,8 +74,8 @@ def claims_table(
     are in ``folder``, which ends in a slash.
     """
     rows = []
-    for (_, one), (_, ours) in zip(
-        assessed.iterrows(), kept.iterrows(), strict=True
+    for one, ours in zip(
+        assessed.to_dict("records"), kept.to_dict("records"), strict=True
     ):
         verdict, words = one["verdict"], escape(one["words"])
         kind = f"verdict {verdict.lower().replace(' ', '-')}"
@@ -119,9 +120,10 @@ def parity(
     """
     for name, marker, size in (("train", "o", 2.0), ("validation", "x", 3.0)):
         if name in predicted:
-            points = {"marker": marker, "markersize": size, "alpha": 0.6}
-            points |= {"color": COLOURS[name], "markeredgewidth": 0.6}
-            ax.plot(observed, predicted[name], ls="", label=name, **points)
+            look: dict[str, Any] = {"marker": marker, "markersize": size}
+            look |= {"color": COLOURS[name], "markeredgewidth": 0.6}
+            look |= {"linestyle": "", "alpha": 0.6, "label": name}
+            ax.plot(observed, predicted[name], **look)
     ends = [float(np.min(observed)), float(np.max(observed))]
     ax.plot(ends, ends, color="0.2", linewidth=0.8)
     ax.set(xlabel=f"observed {label}", ylabel=f"predicted {label}")
@@ -142,8 +144,10 @@ def learning_curves(
         colour = COLOURS["train" if name.startswith("train") else "validation"]
         look = {"color": colour, "linewidth": 1, "label": name}
         ax.plot(epochs, values.mean(0), lines[index % 4], **look)
-        band = (epochs, values.min(0), values.max(0))
-        ax.fill_between(*band, color=colour, alpha=0.12, linewidth=0)
+        low, high = values.min(0), values.max(0)
+        ax.fill_between(
+            epochs, low, high, color=colour, alpha=0.12, linewidth=0
+        )
     ax.set(xlabel="epoch", ylabel=label)
     ax.legend()
     return ax

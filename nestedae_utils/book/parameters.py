@@ -116,12 +116,8 @@ def _range(name: str, kind: type, words: str) -> dict[str, Any]:
         return {"allowed": words, "told": told, "choices": choices}
     span = words.removeprefix("each ")
     found = _SPAN.fullmatch(span)
-    suited = (int, float)
-    if found and span != words:
-        suited = (str,)
-    elif found and found[1]:
-        suited = (float,)
-    if not found or kind not in suited:
+    suited = {str} if span != words else {int, float}
+    if not found or kind not in (suited & {float} if found[1] else suited):
         raise ValueError(f"{name}: {words!r} is no range of its type")
     number = float if kind is float else int
     low, high = number(found[2]), number(found[3])
@@ -137,8 +133,8 @@ def _range(name: str, kind: type, words: str) -> dict[str, Any]:
     if found[1]:
         told = f"a finite number of at most {high} above {low:g}"
         low = math.nextafter(low, math.inf)
-    span = {"span": (low, high), "listed": kind is str}
-    return {"allowed": allowed, "told": told, **span}
+    limits = {"span": (low, high), "listed": kind is str}
+    return {"allowed": allowed, "told": told, **limits}
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -213,8 +209,12 @@ def read(path: Path) -> Notebook:
     titles = [text[2:] for text in texts if text.startswith("# ")]
     times = [text for text in texts if text.startswith("Run time")]
     others = [t for t in texts if t and t[2:] not in titles]
-    first = [next(iter(some), "") for some in (titles, others, times)]
-    return Notebook(path.stem, path, *first, parameters)
+    title, summary, run_time = (
+        next(iter(some), "") for some in (titles, others, times)
+    )
+    return Notebook(
+        path.stem, path, title, summary, run_time, parameters=parameters
+    )
 
 
 def _plain(text: str) -> str:
@@ -227,20 +227,22 @@ def _plain(text: str) -> str:
 
 def _declared(source: str) -> dict[str, Parameter]:
     """Return the parameters of a cell, as the module's text describes it."""
-    lines, parameters = source.encode().splitlines(), {}
-    for statement in ast.parse(source).body:
-        if not isinstance(statement, ast.AnnAssign):
-            raise TypeError(f"line {statement.lineno}")
-        name = ast.unparse(statement.target)
-        kind = _KINDS[ast.unparse(statement.annotation)]
-        default = ast.literal_eval(statement.value)
-        # columns are counted in bytes
-        rest = lines[statement.end_lineno - 1][statement.end_col_offset :]
-        meaning, _, words = rest.decode().strip(" #").rpartition("; ")
-        allowed = _range(name, kind, words)
-        one = Parameter(name, kind, default, meaning, **allowed)
-        one.check(default)
-        parameters[name] = one
+    parameters = {}
+    for line in source.splitlines():
+        for statement in ast.parse(line).body:
+            if not (isinstance(statement, ast.AnnAssign) and statement.value):
+                raise TypeError(line)
+            name = ast.unparse(statement.target)
+            kind = _KINDS[ast.unparse(statement.annotation)]
+            default = ast.literal_eval(statement.value)
+            code = ast.get_source_segment(line, statement) or ""
+            rest = line.removeprefix(code)
+            found = re.fullmatch(r" *# *(.+); (.+)", rest)
+            meaning, words = found.groups() if found else ("", "")
+            allowed = _range(name, kind, words)
+            one = Parameter(name, kind, default, meaning, **allowed)
+            one.check(default)
+            parameters[name] = one
     return parameters
 
 

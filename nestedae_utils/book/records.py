@@ -35,11 +35,11 @@ def table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     rows = []
     for one in records:
         name, limit = one["quantity"], one["tolerance"]
-        claim = claims.by_quantity().get(name)
         row = {**one, "n": one["replicas"]}
         row["meaning"] = quantities()[name].meaning
         row["here"] = plus_minus(one["value"], one["spread"])
-        row["paper"] = "" if one["paper"] is None else claim.stated
+        stated = one["paper"] is not None and claims.by_quantity()[name].stated
+        row["paper"] = stated or ""
         row["tolerance"] = "" if limit is None else f"{limit:g}"
         rows.append(row)
     return pd.DataFrame(rows, columns=_SHOWN)
