@@ -15,6 +15,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,8 @@ from nestedae_utils.errors import replacing
 
 LIBRARIES = ("numba", "numpy", "pandas", "scikit-learn", "scipy", "torch")
 PACKAGE = Path(__file__).resolve().parents[1]
+# Python 3.11's ast fails where two threads parse at once
+_PARSING = threading.Lock()
 
 Result = TypeVar("Result")
 
@@ -81,7 +84,8 @@ def digest(paths: Iterable[Path], libraries: Iterable[str] = ()) -> str:
 @functools.cache
 def source_digest(module: str) -> str:
     """Return a digest of what the results of a module depend on."""
-    return digest(sources(module), LIBRARIES)
+    with _PARSING:
+        return digest(sources(module), LIBRARIES)
 
 
 def fingerprint(value: Any) -> str:
