@@ -69,7 +69,12 @@ FAULTS = {
     "a lone rename": ("[density]", "{columns: [d], rename: {a: b}}", 15, "is"),
     "rename of no column": ("mass: weight", "mas: w", 14, "mean 'mass'?"),
     "name twice": ("name: binding", "name: gap", 11, "two scales are named"),
-    "key twice": ("latent: 2", "latent: 2\n    latent: 3", 9, "stands twice"),
+    "key twice": (
+        "latent: 2",
+        "latent: 2\n    latent: 3",
+        9,
+        "latent: stands twice",
+    ),
     "column twice": ("mass]", "radius]", 6, "'radius' stands twice"),
     "target as input": ("gap: Gap", "gap: mass", 10, "'mass' stands twice"),
     "target below": ("column: E", "column: weight", 18, "a scale below"),
@@ -90,8 +95,8 @@ FAULTS = {
         3,
         "nothing here is executed",
     ),
-    "an alias": ("[radius, mass]", "*x", 6, "'x': an anchor, alias or tag"),
-    "an alias as key": ("latent: 2", "*x : 2", 8, "'x': an anchor"),
+    "an alias": ("[radius, mass]", "*x", 6, "an anchor, alias, tag"),
+    "an alias as key": ("latent: 2", "*x : 2", 8, "an anchor, alias, tag"),
     "a merge": ("name: gap", "<<: {name: gap}", 3, "unknown key"),
     "a list as key": ("latent: 2", "? [a]\n    : 2", 8, "a key is a word"),
     "too deep": ("[4]", 20 * "[", 18, "more than 8 levels"),
@@ -189,7 +194,7 @@ def test_a_bomb_or_no_mapping_is_refused():
     for level in range(1, 12):
         refs = ", ".join([f"*a{level - 1}"] * 9)
         lines.append(f"a{level}: &a{level} [{refs}]")
-    assert "an anchor, alias or tag" in told("\n".join(lines))
+    assert "an anchor, alias, tag" in told("\n".join(lines))
     assert "more than 65536 bytes" in told("a: " + 70_000 * "x")
     for deep in (60_000 * "[", 20_000 * "- ", 20_000 * "? ", 10_000 * "{a: "):
         assert "more than 8 levels" in told(deep)

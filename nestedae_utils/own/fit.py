@@ -1,11 +1,10 @@
 """From a declaration to a fitted, cross-validated and saved model.
 
-Every scale is cross-validated on its own table, beside baselines that see
-the same columns and the same folds.  A lower scale whose latents are needed
-is then trained on all rows of its table: it may know the materials that the
-folds of the scale above hold out, but not their targets there.  What is kept
-of the last scale are the very models that were cross-validated, one for each
-fold and seed; their mean predicts, and they differ by the spread.
+Every scale is cross-validated beside baselines that see the same columns and
+folds. One whose latents are needed is then trained on all rows of its table:
+it may know the materials that the folds of the scale above hold out, but not
+their targets there. Of the last scale the very models that were
+cross-validated are saved; their mean predicts, they differ by the spread.
 """
 
 from __future__ import annotations
@@ -42,36 +41,18 @@ Kinds = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted declaration.
-
-    Attributes
-    ----------
-    declaration, chain
-        What was fitted; the trained scales, the last one with folds times
-        seeds replicas.
-    kinds
-        By ``"scale.block"`` a category's words, in the order of its one-hot
-        columns.
-    report
-        Columns `REPORT`: for each scale, target and model the metrics over
-        all held-out rows, their standard deviation over the folds, the
-        number of rows ``n``, and what the folds were drawn by.
-    held_out
-        Columns scale, target, model, row, fold, observed and predicted; for
-        a category the words.  Empty in a loaded model.
-    """
+    """A fitted declaration; loaded, it has no held-out rows."""
 
     declaration: Declaration
-    kinds: Kinds
-    chain: NestedAutoencoder
-    report: pd.DataFrame
-    held_out: pd.DataFrame
+    kinds: Kinds  # the words of each category, as its one-hot columns
+    chain: NestedAutoencoder  # folds times seeds replicas
+    report: pd.DataFrame  # REPORT: of held-out rows, spread over the folds
+    held_out: pd.DataFrame  # scale, target, model, row, fold and both values
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write model, report and held-out rows; return the three paths.
 
-        The files are named after the declaration.  All are written to a
-        folder beside and then moved, so that a fault leaves none of them.
+        All are written to a folder beside and then moved, or none.
         """
         folder, title = Path(folder), self.declaration.title
         report = self.report.astype(object)
@@ -100,9 +81,6 @@ def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
     return Path(path)
 
 
-# --- tables ----------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Table:
     """A table's columns, checked; ``fault`` makes the error of one."""
@@ -123,24 +101,22 @@ class _Table:
         texts = values.astype(str).where(values.notna(), "").str.strip()
         wrong = np.flatnonzero(~right(texts) if right else texts == "")
         if len(wrong):
-            text, further = texts.iloc[wrong[0]], len(wrong) - 1
-            raise self.fault(
-                name,
-                f"row {wrong[0] + 1} below the header: "
-                f"{ascii(text[:40]) if text else 'nothing'} found, {allowed} "
-                "is allowed; correct it or leave the row out"
-                + (f" ({further} further rows)." if further else "."),
-            )
+            text, more = texts.iloc[wrong[0]], len(wrong) - 1
+            found = ascii(text[:40]) if text else "nothing"
+            words = f"row {wrong[0] + 1} below the header: {found} found, "
+            words += f"{allowed} is allowed; correct it or leave the row out"
+            words += f" ({more} further rows)." if more else "."
+            raise self.fault(name, words)
         return texts
 
     def numbers(self, name: str) -> np.ndarray:
         """Return a column of finite numbers, (n,)."""
-
-        def right(texts: pd.Series) -> pd.Series:
-            return pd.to_numeric(texts, errors="coerce").abs() <= LARGEST
-
-        allowed = f"a finite number, at most {LARGEST:g} in size,"
-        return pd.to_numeric(self.words(name, allowed, right)).to_numpy(float)
+        words = self.words(
+            name,
+            f"a finite number, at most {LARGEST:g} in size,",
+            lambda w: pd.to_numeric(w, errors="coerce").abs() <= LARGEST,
+        )
+        return pd.to_numeric(words).to_numpy(float)
 
     def kinds(self, name: str) -> list[str]:
         """Return the different words of a column, in order."""
@@ -169,17 +145,10 @@ class _Table:
         return pd.concat(keys, axis=1).groupby(keys).ngroup().to_numpy()
 
 
-# --- networks --------------------------------------------------------------
-
-
 def _network(
     declaration: Declaration, name: str, kinds: Kinds, alone: bool = False
 ) -> Scale:
-    """Return a scale's network.
-
-    With ``alone`` it takes the columns of the scales below in place of their
-    latents: a single autoencoder that sees what the nested one does.
-    """
+    """Return a scale's network; alone it has columns in place of latents."""
     scale, blocks = declaration.scale(name), []
     for key, block in scale.inputs.items() if not alone else ():
         if lower := block.latents_of:
@@ -195,27 +164,23 @@ def _network(
         target = scale.predict[key.partition(".")[2]]
         # an output with limits cannot reach both sides of a mean of zero
         standard = not raw.category and target.output == "linear"
-        heads.append(
-            Head(
-                key,
-                len(kinds.get(key, raw.columns)),
-                "cross_entropy" if raw.category else target.loss,
-                target.weight,
-                target.hidden,
-                dropout=target.dropout,
-                output=target.output,
-                scaling="standard" if standard else "none",
-            )
+        head = Head(
+            key,
+            len(kinds.get(key, raw.columns)),
+            "cross_entropy" if raw.category else target.loss,
+            target.weight,
+            target.hidden,
+            dropout=target.dropout,
+            output=target.output,
+            scaling="standard" if standard else "none",
         )
+        heads.append(head)
     for block in blocks if scale.reconstruction else ():
         loss = "mae" if block.scaling == "standard" else "cross_entropy"
         heads.append(Head(block.name, block.width, loss, scale.reconstruction))
     return Scale(
         name, blocks, scale.latent, heads, hidden=scale.hidden, l1=scale.l1
     )
-
-
-# --- fitting ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -264,8 +229,8 @@ def _task(declaration: Declaration, name: str, kinds: Kinds, by: str) -> _Task:
         words = f"scale {name!r}, {error}"
         raise declaration.fault(words, "validation", "folds") from None
     features = np.hstack([arrays[key] for key in blocks])
-    by = "group" if grouped else "row"
-    return _Task(name, arrays, features, truth, splits, by)
+    drawn = "group" if grouped else "row"
+    return _Task(name, arrays, features, truth, splits, drawn)
 
 
 def fit(
@@ -277,33 +242,18 @@ def fit(
 ) -> Fitted:
     """Fit and cross-validate all scales; nothing sees a held-out row.
 
-    Parameters
-    ----------
-    declaration
-        From :func:`nestedae_utils.own.declaration.read_declaration`.
-    by
-        What the folds are drawn by: ``"declared"`` (by group where a scale
-        has one, else by row), ``"row"`` or ``"group"``.
-    compare
-        Fit also the baselines and, where a scale takes latents, a single
-        autoencoder with the columns that these are made of.
-    device
-        See :func:`nestedae_utils.model.training.resolve_device`.
-
-    Raises
-    ------
-    DataError
-        If a table is not what the declaration says: one line with the file,
-        line and key of the declaration, or the table and its row.
+    Folds are drawn by what is ``"declared"`` (by group where a scale has one,
+    else by row), or by ``"row"``. With ``compare`` there are baselines and,
+    where a scale takes latents, a single autoencoder with the columns that
+    these are made of. A `DataError` tells in one line where a table is not
+    what the declaration says.
     """
     kinds: Kinds = {}
     # all tables are checked before anything is trained
     tasks = [_task(declaration, s.name, kinds, by) for s in declaration.scales]
-    settings = declaration.training.model_dump(exclude={"seeds"})
-    train = partial(
-        chain.fit, device=device, standardise_on="train", **settings
-    )
-    seeds = declaration.training.seeds
+    settings = declaration.training.model_dump() | {"device": device}
+    seeds = settings.pop("seeds")
+    train = partial(chain.fit, standardise_on="train", **settings)
     below: NestedAutoencoder | None = None
     held_out, report = [], []
     for task in tasks:
@@ -312,9 +262,8 @@ def fit(
         nested = any(block.latents_of for block in network.inputs)
         name = NESTED if nested else SINGLE
         lower = below and below.take(replicas.labels["seed"])
-        calls: dict[Any, Callable[[], Any]] = {
-            name: partial(train, network, task.table, replicas, lower)
-        }
+        calls: dict[Any, partial] = {}
+        calls[name] = partial(train, network, task.table, replicas, lower)
         if nested and compare:
             alone = _network(declaration, task.name, kinds, alone=True)
             calls[SINGLE] = partial(train, alone, task.table, replicas)
@@ -381,44 +330,22 @@ def _scores(frame: pd.DataFrame) -> dict[str, float]:
     observed, predicted = frame["observed"], frame["predicted"]
     if not pd.api.types.is_numeric_dtype(observed):
         return {"accuracy": float((observed == predicted).mean())}
-    miss = observed - predicted
-    # of one value, or of equal ones, there is no R2
+    miss = observed - predicted  # of equal values there is no R2
     r2 = r2_score(observed, predicted) if observed.nunique() > 1 else np.nan
-    rmse = np.sqrt((miss**2).mean())
-    return {"MAE": float(miss.abs().mean()), "RMSE": float(rmse), "R2": r2}
-
-
-# --- using a fitted model --------------------------------------------------
+    mae, rmse = float(miss.abs().mean()), float((miss**2).mean() ** 0.5)
+    return {"MAE": mae, "RMSE": rmse, "R2": r2}
 
 
 def predict(
     fitted: Fitted, frame: pd.DataFrame, scale: str = "", source: str = "table"
 ) -> pd.DataFrame:
-    """Predict the targets of a scale for new rows.
+    """Predict the targets of a scale, the last one where empty, for new rows.
 
-    Parameters
-    ----------
-    fitted
-        From :func:`fit` or :func:`load`.
-    frame
-        New rows with the columns of the scale's inputs, and any others.
-    scale, source
-        Name of the scale, the last one where empty; what errors call the
-        table, a file's name, say.
-
-    Returns
-    -------
-    DataFrame
-        The frame, its index too, and for every target ``NAME_predicted``,
-        the mean over the models of all folds and seeds, with
-        ``NAME_spread``, their standard deviation in the target's units; for
-        a category the likeliest word and ``NAME_probability``.
-
-    Raises
-    ------
-    ParameterError, DataError
-        If there is no such scale; if there are no rows, a column is missing
-        or stands for a prediction already, or a value is not allowed.
+    Returns the frame, its index too, and for every target ``NAME_predicted``,
+    the mean over the models of all folds and seeds, with ``NAME_spread``,
+    their standard deviation; for a category the likeliest word and
+    ``NAME_probability``. A `ParameterError` tells of an unknown scale, a
+    `DataError` of a fault in the table, which it calls ``source``.
     """
     declaration = fitted.declaration
     names = [declared.name for declared in declaration.scales]
@@ -453,13 +380,9 @@ def predict(
 
 
 def load(path: str | Path) -> Fitted:
-    """Read a model that :meth:`Fitted.write` wrote; no code is executed.
+    """Read a model that `Fitted.write` wrote; no code is executed.
 
-    Raises
-    ------
-    DataError
-        If the file is missing, cut short, altered, of another version, or
-        not such a model.
+    A `DataError` tells if it is missing, altered or not such a model.
     """
     extra = files.load_extra(path)
     try:
