@@ -5,7 +5,9 @@ or its log; without it a person who watches sees a bar, and nobody else.
 """
 
 import contextlib
+import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from tqdm import auto, std
-
-from nestedae_utils.errors import watched
 
 LOOK = "{desc}{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}, {remaining} left"
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY
@@ -60,3 +60,14 @@ def _line() -> Any:
 
     look |= {"mininterval": pause, "delay": pause, "ncols": 79}
     return std.tqdm(file=SimpleNamespace(write=write), **look)
+
+
+def watched() -> bool:
+    """Tell whether a person watches: a terminal, or a Jupyter server.
+
+    Books, nbval and papermill start kernels without the server; neither do
+    worker processes show a bar.
+    """
+    if multiprocessing.parent_process() is not None:
+        return False
+    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
