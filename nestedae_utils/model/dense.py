@@ -157,8 +157,8 @@ def _batch(net, space, p, g, table, rows, size, low, total, learn):
     _gather(table, rows, 0, data, tall)
     if learn:
         space.pulls[:] = 0
-    for l in range(len(layers)):
-        K, J, w, b, kind, units, source, mask, _ = layers[l]
+    for number in range(len(layers)):
+        K, J, w, b, kind, units, source, mask, _ = layers[number]
         x = data
         if source >= 0:
             dropped = learn and layers[source, 7] >= 0
@@ -171,7 +171,7 @@ def _batch(net, space, p, g, table, rows, size, low, total, learn):
             drops = _view(space.drops, units, J, size, n)
             seen = _view(space.seen, units, J, size, n)
             kept = space.kept[begin : begin + n * J]
-            _drop(y, kept, net.factors[l], drops, seen, tall)
+            _drop(y, kept, net.factors[number], drops, seen, tall)
     for h in range(len(net.heads)):
         last, column, kind, metric = net.heads[h]
         J, units = layers[last, 1], layers[last, 5]
@@ -182,8 +182,8 @@ def _batch(net, space, p, g, table, rows, size, low, total, learn):
         loss(y, goal, kind, net.weights[h], pull, space.each[metric:], tall)
     if not learn:
         return
-    for l in range(len(layers) - 1, -1, -1):
-        K, J, w, b, kind, units, source, mask, _ = layers[l]
+    for number in range(len(layers) - 1, -1, -1):
+        K, J, w, b, kind, units, source, mask, _ = layers[number]
         first, last = units * size, units * size + n * J
         pull = space.pulls[first:last]
         if mask >= 0:
@@ -244,11 +244,14 @@ def run(net, p, mean, square, step, table, orders, told, views, state, size,
     )
     every, g, at = np.arange(len(table)), np.empty_like(p), 0
     for epoch in range(len(orders)):
-        for l in range(len(layers)):
-            if layers[l, 7] >= 0:
-                first, last = layers[l, 7], layers[l, 7] + layers[l, 1]
+        for number in range(len(layers)):
+            if layers[number, 7] >= 0:
+                first, last = (
+                    layers[number, 7],
+                    layers[number, 7] + layers[number, 1],
+                )
                 kept = space.kept[first * total : last * total]
-                keep(state, layers[l, 8], kept)
+                keep(state, layers[number, 8], kept)
         for low in range(0, count, size):
             rows = orders[epoch, low : low + size]
             _batch(net, space, p, g, table, rows, size, low, total, True)
