@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 from sklearn.metrics import r2_score
 
 from nestedae_utils.book.figures import COLOURS
@@ -17,7 +18,7 @@ from nestedae_utils.model.scales import Scale
 from nestedae_utils.study import protocol, statistics
 
 
-def held_out(chain: NestedAutoencoder, table: Table) -> np.ndarray:
+def held_out(chain: NestedAutoencoder, table: Table) -> NDArray:
     """Return a chain's predictions of rows it did not see, (seeds, n)."""
     fitted = list(chain.fitted.values())[-1]
     (head,) = fitted.scale.predicted
@@ -30,7 +31,7 @@ def words(low: float, high: float, digits: int = 3) -> str:
     return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
-def paired(first: np.ndarray, second: np.ndarray | float) -> str:
+def paired(first: NDArray, second: NDArray | float) -> str:
     """Write the 95 % interval of the difference; one pair has none."""
     second = np.broadcast_to(second, np.shape(first))
     if len(second) < 2:
@@ -39,7 +40,7 @@ def paired(first: np.ndarray, second: np.ndarray | float) -> str:
     return words(pair.low, pair.high)
 
 
-def gain(values: np.ndarray) -> str:
+def gain(values: NDArray) -> str:
     """Write the mean of differences, and its 95 % interval."""
     interval = paired(values, 0.0)
     return f"{values.mean():.3f}" + (f" ({interval})" if interval else "")
@@ -48,7 +49,7 @@ def gain(values: np.ndarray) -> str:
 # --- Finding 1 -----------------------------------------------------------
 
 
-def batch_shift(errors: np.ndarray, last: np.ndarray) -> np.ndarray:
+def batch_shift(errors: NDArray, last: NDArray) -> NDArray:
     """Return what a mean over five batches adds to that over rows, (m,).
 
     Parameters
@@ -64,8 +65,8 @@ def batch_shift(errors: np.ndarray, last: np.ndarray) -> np.ndarray:
 
 
 def random_shifts(
-    errors: Sequence[np.ndarray], last: np.ndarray, orders: int = 500
-) -> np.ndarray:
+    errors: Sequence[NDArray], last: NDArray, orders: int = 500
+) -> NDArray:
     """Return `batch_shift` over folds in random orders, (orders, m)."""
     random, shifts = np.random.default_rng(0), []
     for _ in range(orders):
@@ -74,7 +75,7 @@ def random_shifts(
     return np.stack(shifts)
 
 
-def epoch_choices(curves: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def epoch_choices(curves: Mapping[str, NDArray]) -> pd.DataFrame:
     """Return what choices of the epoch report, of curves (folds, epochs)."""
     rows = []
     for error, curve in curves.items():
@@ -84,9 +85,8 @@ def epoch_choices(curves: Mapping[str, np.ndarray]) -> pd.DataFrame:
             "best epoch": curve.min(1),
             "mean of the last 200": late.mean(1),
         }.items():
-            spread = values.std(ddof=1)
-            rows.append((error, choice, values.mean(), spread))
-            rows[-1] += (late.std(1).mean(),)
+            spreads = values.std(ddof=1), late.std(1).mean()
+            rows.append((error, choice, values.mean(), *spreads))
     names = ["error", "choice", "mean", "sd over folds"]
     return pd.DataFrame(rows, columns=[*names, "sd over the last 200 epochs"])
 
@@ -118,20 +118,17 @@ def accuracies(fitted: Fitted, table: Table) -> pd.DataFrame:
 
 
 def score(
-    predicted: np.ndarray, target: np.ndarray, groups: np.ndarray
+    predicted: NDArray, target: NDArray, groups: NDArray
 ) -> dict[str, float | str]:
     """Return MAE, its interval over groups, and R2 of (seeds, n)."""
     errors = np.abs(predicted - target)
     interval = statistics.interval(errors.mean(0), groups)
-    return {
-        "MAE": errors.mean(),
-        "95 %": words(*interval, 2),
-        "R2": np.mean([r2_score(target, one) for one in predicted]),
-    }
+    r2 = np.mean([r2_score(target, values) for values in predicted])
+    return {"MAE": errors.mean(), "95 %": words(*interval, 2), "R2": r2}
 
 
 def against(
-    errors: np.ndarray, ours: np.ndarray, groups: np.ndarray | None
+    errors: NDArray, ours: NDArray, groups: NDArray | None
 ) -> dict[str, float | str]:
     """Return a model's MAE and ours minus it, with intervals, from (n,)."""
     low, high = statistics.interval(errors, groups)
@@ -143,19 +140,19 @@ def against(
 
 def draw_baselines(ax: Axes, scores: pd.DataFrame, models: list[str]) -> None:
     """Draw one target's errors by model, on four kinds of features."""
-    kinds = ("features", "latents", "both", "contacts")
-    for height, kind, marker in zip(
-        (-0.22, 0, 0.22, 0), kinds, "os^D", strict=True
-    ):
+    kinds, heights = ("features", "latents", "both", "contacts"), (-1, 0, 1, 0)
+    for height, kind, marker in zip(heights, kinds, "os^D", strict=True):
         some = scores[scores["on"] == kind]
         if some.empty:
             continue
         ax.errorbar(
             some["MAE"],
-            [models.index(model) + height for model in some["model"]],
+            [models.index(model) + 0.22 * height for model in some["model"]],
             xerr=[some["MAE"] - some["low"], some["high"] - some["MAE"]],
-            **{"linestyle": "", "capsize": 2, "markersize": 4},
+            linestyle="",
             marker=marker,
+            markersize=4,
+            capsize=2,
             label=kind,
         )
 
@@ -184,11 +181,11 @@ def single_as_large(scales: Sequence[Scale]) -> list[Scale]:
 
 def function_errors(
     chain: NestedAutoencoder,
-    tables: np.ndarray,
-    target: np.ndarray,
-    unit: np.ndarray,
+    tables: NDArray,
+    target: NDArray,
+    unit: NDArray,
     whole: bool = True,
-) -> dict[str, np.ndarray]:
+) -> dict[str, NDArray]:
     """Return the functions' errors on train and test rows.
 
     Parameters
@@ -214,10 +211,10 @@ def function_errors(
     each = tables[of_replica]
     blocks = {"scale_1": each[..., :4], "scale_2": each[..., 4:]}
     if whole:
-        decoded = chain.decode(chain.encode(blocks)).values()
+        by_scale = chain.decode(chain.encode(blocks))
     else:
-        decoded = [chain.reconstruct(blocks, scale) for scale in chain.scales]
-    named = {name: values for some in decoded for name, values in some.items()}
+        by_scale = {s: chain.reconstruct(blocks, s) for s in chain.scales}
+    named = {n: values for s in by_scale.values() for n, values in s.items()}
     functions = np.concatenate([named["scale_1"], named["scale_2"]], axis=-1)
     target, unit = (
         np.broadcast_to(values, tables.shape)[of_replica]
@@ -233,16 +230,18 @@ def function_errors(
 
 
 def draw_noise(
-    ax: Axes,
-    levels: Sequence[float],
-    errors: Mapping[str, np.ndarray],
-    line: str,
+    ax: Axes, levels: Sequence[float], errors: Mapping[str, NDArray], line: str
 ) -> None:
     """Draw models' errors (levels, seeds, 13) with their standard errors."""
     for model, values in errors.items():
         by_seed = values.mean(2)
         spread = by_seed.std(1) / np.sqrt(by_seed.shape[1])
         marker = "s" if model == "nested" else "o"
-        look = {"color": COLOURS[model], "marker": marker, "capsize": 3}
-        look["label"] = model if line == "-" else None
-        ax.errorbar(levels, by_seed.mean(1), spread, linestyle=line, **look)
+        ax.errorbar(
+            *(levels, by_seed.mean(1), spread),
+            color=COLOURS[model],
+            linestyle=line,
+            marker=marker,
+            capsize=3,
+            label=model if line == "-" else "_",
+        )

@@ -132,7 +132,7 @@ class Task:
     @property
     def truth(self) -> np.ndarray:
         """Return the target, (n,)."""
-        return self.table[self.target][:, 0]
+        return np.asarray(self.table[self.target])[:, 0]
 
     def fit(
         self, name: str, splits: Sequence[Split], members: int
@@ -140,7 +140,7 @@ class Task:
         """Fit members of a candidate on each split, scaled on its rows."""
         scale, settings = self.candidates[name]
         replicas = Replicas.cross(splits, members)
-        seeds = replicas.labels["seed"]
+        seeds = list(replicas.labels["seed"])
         below = self.lower.take(seeds) if self.lower else None
         settings = {**settings, "device": self.device}
         return chain.fit(
