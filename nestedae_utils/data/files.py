@@ -70,9 +70,7 @@ def fetch(key: str) -> Path:
             f"allowed.{nearest(key, entries)}"
         )
     path, remedy = folder() / key, "delete it to download it again"
-    if not path.exists() and mirror is None:
-        _download(entries[key], path)
-    elif not path.exists():
+    if not path.exists() and mirror:
         path, remedy = mirror / key, "replace it by the published file"
         # A silent download, or generated data instead, would hide a mistake.
         if not path.exists():
@@ -80,6 +78,8 @@ def fetch(key: str) -> Path:
                 f"{path}: not in the mirror; put the file there, or correct "
                 f"or unset {MIRROR_VARIABLE}."
             )
+    elif not path.exists():
+        _download(entries[key], path)
     _verify(entries[key], path, remedy)
     return path
 

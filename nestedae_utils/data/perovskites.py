@@ -12,7 +12,7 @@ FA, which are groups, have effective values.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -97,14 +97,15 @@ _TOKEN = re.compile(
 )
 
 
-def parse_formula(formula: str) -> Counter[str]:
+def parse_formula(formula: str) -> dict[str, float]:
     """Return the coefficient of each ion in a formula.
 
     An underscore before or after a number is ignored (``MAGeCl_3``);
     parentheses multiply (``Cs0.05(MA0.17FA0.83)0.95PbI3``); an ion that
     stands twice is added up.  A `DataError` shows what cannot be read.
     """
-    groups, position = [Counter()], 0
+    groups: list[dict[str, float]] = [defaultdict(float)]
+    position = 0
     while token := _TOKEN.match(formula, position):
         if token["close"] and len(groups) == 1:
             break
@@ -116,7 +117,7 @@ def parse_formula(formula: str) -> Counter[str]:
                 + nearest(token["unknown"], IONS)
             )
         if token["open"]:
-            groups.append(Counter())
+            groups.append(defaultdict(float))
             continue
         content = {token["ion"]: 1.0} if token["ion"] else groups.pop()
         for ion, coefficient in content.items():
@@ -138,7 +139,8 @@ def site_fractions(formula: str, tolerance: float = TOLERANCE) -> pd.Series:
     A `DataError` tells if the formula cannot be read, or if coefficients do
     not sum to 1 (X: 3) within the tolerance, a share of that.
     """
-    coefficients, fractions = parse_formula(formula), {}
+    coefficients = dict.fromkeys(IONS, 0.0) | parse_formula(formula)
+    fractions: dict[str, float] = {}
     for site, members in SITES.items():
         expected = 3 if site == "X" else 1
         total = sum(coefficients[ion] for ion in members)
