@@ -117,13 +117,10 @@ def told(text, path="folder/mine.yml"):
 def test_a_declaration_and_its_short_forms():
     declared = parse(GOOD, "folder/mine.yml")
     gap, binding = declared.scales
-    assert gap.predict["gap"].column == "Gap"
-    assert gap.inputs["ions"].columns == ["radius", "mass"]
-    assert binding.predict["polar"].kind == "category"
-    assert binding.reconstruction == 1.0
+    assert gap.targets() == {"gap.gap": Raw(["Gap"])}
+    assert binding.targets()["binding.polar"] == Raw(["P"], category=True)
     assert declared.training.learning_rate == 0.01
-    assert declared.training.seeds == 2
-    assert declared.validation.folds == 5
+    assert (declared.training.seeds, declared.validation.folds) == (2, 5)
     assert declared.title == "mine"
     assert declared.table("binding") == Path("folder/sub/binding.csv")
     assert declared.blocks("binding") == {
@@ -203,25 +200,21 @@ def test_a_bomb_or_no_mapping_is_refused():
         assert "a mapping is allowed with the keys version" in told(none)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (None, ": no such file"),
-        (GOOD.encode().replace(b"Gap", b"G\xfcp"), ", line 10: not text in U"),
-        (b"\0" * 100, ", line 1: not YAML"),
-        (b"a: " + 70_000 * b"x", ", line 1: more than 65536 bytes"),
-    ],
-)
-def test_files(content, words, tmp_path):
+def test_files(tmp_path):
     path = tmp_path / "mine.yml"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
     assert read_declaration(path).title == "mine"
-    path.write_bytes(content) if content else path.unlink()
-    with pytest.raises(DataError) as caught:
-        read_declaration(path)
-    assert f"mine.yml{words}" in str(caught.value)
-    with pytest.raises(DataError, match="no such file to read"):
-        read_declaration(tmp_path)
+    for content, words in (
+        (GOOD.encode().replace(b"Gap", b"G\xfcp"), "line 10: not text in UTF"),
+        (b"\0" * 100, "line 1: not YAML"),
+        (b"a: " + 70_000 * b"x", "line 1: more than 65536 bytes"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=f"mine.yml, {words}"):
+            read_declaration(path)
+    for path in (tmp_path, tmp_path / "none.yml"):
+        with pytest.raises(DataError, match="no such file to read"):
+            read_declaration(path)
 
 
 # --- properties ------------------------------------------------------------
