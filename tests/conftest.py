@@ -79,12 +79,12 @@ def paper_tables(public: Callable[[str], Path]) -> tables.Tables:
 
 
 TINY_PARAMETERS = """\
-seed: int = 0  # what the result is
-noise: float = 0.0  # what is added to it
-wait: float = 0.0  # seconds to sleep
-workers: int = 0  # joblib's workers to start
-fail: bool = False  # whether to raise
-die: str = "no"  # yes, no, or a file: die if it is absent, and write it
+seed: int = 0  # what the result is; 0 to 2147483648
+noise: float = 0.0  # what is added to it; 0.0 to 100.0
+wait: float = 0.0  # seconds to sleep; 0.0 to 1000.0
+workers: int = 0  # joblib's workers to start; 0 to 8
+fail: bool = False  # whether to raise; true or false
+die: str = "no"  # yes, no, or a file: die if it is absent, write it; any text
 """
 TINY_START = """\
 import json, os, pathlib, signal, sys, time
