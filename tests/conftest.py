@@ -103,7 +103,9 @@ if die == "yes" or (die != "no" and not flag.exists()):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 TINY_FIGURE = """\
-from IPython.display import SVG
+from IPython.display import SVG, display
+# as chapters glue their values
+display({"application/papermill.record/text/plain": "1"}, raw=True)
 SVG('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>')
 """
 TINY_END = """\

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -152,9 +153,12 @@ def _papermill(
 ) -> None:
     import nbconvert
     import papermill
+    from jupyter_core.utils import ensure_event_loop
     from nbclient.exceptions import DeadKernelError
 
+    # what is wrong is told in a line, and glued values need no picture
     papermill.log.logger.setLevel("CRITICAL")
+    warnings.filterwarnings("ignore", "Your element with mimetype")
     cells = json.loads(source.read_text(encoding="utf-8"))["cells"]
     # papermill adds the cell of the injected parameters
     of = sum(cell["cell_type"] == "code" for cell in cells) + bool(parameters)
@@ -167,17 +171,19 @@ def _papermill(
             tell((number, of))
 
     try:
-        papermill.execute_notebook(
-            source,
-            out,
-            dict(parameters),
-            kernel_name="python3",
-            kernel_manager_class=kernel,
-            progress_bar=False,
-            on_cell_start=start,
-            start_timeout=LONG,
-            iopub_timeout=LONG,
-        )
+        # this thread's own
+        with contextlib.closing(ensure_event_loop()):
+            papermill.execute_notebook(
+                source,
+                out,
+                dict(parameters),
+                kernel_name="python3",
+                kernel_manager_class=kernel,
+                progress_bar=False,
+                on_cell_start=start,
+                start_timeout=LONG,
+                iopub_timeout=LONG,
+            )
         page, _ = nbconvert.HTMLExporter().from_filename(str(out))
         out.with_suffix(".html").write_text(page, encoding="utf-8")
     except Exception as error:
@@ -225,3 +231,6 @@ if __name__ == "__main__":
     sys.stdin.read()
     end(sys.argv[1])
     shutil.rmtree(sys.argv[2], ignore_errors=True)
+    with contextlib.suppress(OSError):
+        # if that was all in it
+        Path(sys.argv[2]).parent.rmdir()

@@ -190,6 +190,7 @@ def sweep(
             given = {place.name: one.given for one, place in places.items()}
             content = {"chapter": what[0].notebook.name, "runs": given}
             records.write_json(folder / RECORD, content)
+            (folder / "runs").mkdir(exist_ok=True)
             if outcomes:
                 tell(f"{len(outcomes)} of {len(what)} runs are there already")
             # the runs share the cores: joblib within each takes its part
@@ -330,6 +331,7 @@ def remote(
 def _arrived(what: Plan, future: Any, place: Path) -> Outcome:
     """Write the files of a run."""
     new = place.with_name(f".{place.name}.part")
+    shutil.rmtree(new, ignore_errors=True)
     try:
         if future.status not in ("finished", "error"):
             raise CancelledError
