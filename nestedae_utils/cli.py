@@ -25,35 +25,20 @@ from nestedae_utils.book import parameters
 from nestedae_utils.data.files import DATA, NOTEBOOKS
 from nestedae_utils.errors import DataError, ParameterError
 
-# The modules that make runs load pandas; each command imports what it needs.
+# What makes runs loads pandas and more; each command imports what it needs.
 
-SIGNALS = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")
-    if hasattr(signal, name)
-]
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 class Interrupted(BaseException):
-    """A signal asked the command to stop."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    """A signal, by its number, asked the command to stop."""
 
 
 def main(
     arguments: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS
 ) -> int:
-    """Run the command; return its exit status.
-
-    Parameters
-    ----------
-    arguments
-        The command line's words; those of this process by default.
-    notebooks
-        The chapters' folder.
-    """
+    """Run the command on the chapters of a folder; return its exit status."""
     try:
         with _signals():
             status = _nestedae.main(
@@ -65,25 +50,23 @@ def main(
             sys.stdout.flush()
             return status or 0
     except Interrupted as stopped:
-        name = signal.Signals(stopped.number).name
+        (number,) = stopped.args
+        name = signal.Signals(number).name
         _complain(f"stopped by {name}; finished runs are kept, no other.")
-        return 128 + stopped.number
+        return 128 + number
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "nestedae"
         words = error.format_message().rstrip(".")
         mark = "" if words.endswith("?") else "."
         _complain(f"{words}{mark} See {where} --help.")
         return 2
-    except ParameterError as error:
-        _complain(str(error))
-        return 2
     except BrokenPipeError:
         # the reader, head for instance, has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 1
-    except (DataError, RuntimeError, OSError) as error:
+    except (ParameterError, DataError, RuntimeError, OSError) as error:
         _complain(str(error))
-        return 1
+        return 2 if isinstance(error, ParameterError) else 1
 
 
 def _complain(line: str) -> None:
@@ -107,9 +90,22 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _cells() -> Callable[[int, int], None]:
+    """Return what tells of each cell in a line."""
+    began = time.perf_counter()
+
+    def report(cell: int, of: int) -> None:
+        seconds = time.perf_counter() - began
+        click.echo(f"cell {cell} of {of}, {seconds:.0f} s", err=True)
+
+    return report
+
+
 # --- the commands ----------------------------------------------------------
 
-_FOLDER = click.Path(path_type=Path)
+_PATH = click.Path(path_type=Path)
+_chapter = click.argument("chapter")
+_force = click.option("--force", is_flag=True, help="Run anew.")
 _given = click.option(
     "-p",
     "given",
@@ -117,7 +113,10 @@ _given = click.option(
     multiple=True,
     help="A parameter; may be repeated. The others keep their defaults.",
 )
-_force = click.option("--force", is_flag=True, help="Run anew.")
+
+
+def _out(words: str) -> Callable:
+    return click.option("-o", "out", type=_PATH, help=words)
 
 
 @click.group("nestedae", no_args_is_help=False)
@@ -127,38 +126,31 @@ def _nestedae() -> None:
 
 @_nestedae.command("list")
 @click.pass_obj
-def _list(folder: Path) -> None:
+def _list(notebooks: Path) -> None:
     """List the chapters, what they reproduce, and how long they run."""
-    for name in parameters.chapters(folder):
-        one = parameters.find(name, folder)
+    for name in parameters.chapters(notebooks):
+        one = parameters.find(name, notebooks)
         click.echo(f"{click.style(name, bold=True)}  {one.title}")
-        words = [one.summary, one.run_time]
+        times = one.run_time
         reference = DATA / "reference" / f"{name}.json"
         if reference.is_file():
             kept = json.loads(reference.read_text(encoding="utf-8"))
-            words.append(f"The reference run took {kept['seconds']:g} s.")
-        for text in filter(None, [words[0], " ".join(words[1:])]):
+            times += f" The reference run took {kept['seconds']:g} s."
+        for text in filter(None, [one.summary, times]):
             click.echo(textwrap.indent(textwrap.fill(text, 74), "    "))
         click.echo()
 
 
 @_nestedae.command("params")
-@click.argument("chapter")
+@_chapter
 @click.pass_obj
-def _params(folder: Path, chapter: str) -> None:
+def _params(notebooks: Path, chapter: str) -> None:
     """List the parameters of CHAPTER (05, or its name)."""
-    one = parameters.find(chapter, folder)
     rows = [("name", "type", "default", "allowed", "meaning")]
-    rows += [
-        (
-            each.name,
-            each.kind.__name__,
-            parameters.written(each.default),
-            each.rule.allowed,
-            each.help,
-        )
-        for each in one.parameters.values()
-    ]
+    for one in parameters.find(chapter, notebooks).parameters.values():
+        default = parameters.written(one.default)
+        allowed = getattr(one, "rule", one).allowed
+        rows.append((one.name, one.kind.__name__, default, allowed, one.help))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [c.ljust(w) for c, w in zip(row, widths, strict=True)]
@@ -166,9 +158,9 @@ def _params(folder: Path, chapter: str) -> None:
 
 
 @_nestedae.command("run")
-@click.argument("chapter")
+@_chapter
 @_given
-@click.option("-o", "out", type=_FOLDER, help="Folder of the run.")
+@_out("Folder of the run.")
 @_force
 @click.pass_obj
 def _run(
@@ -189,19 +181,16 @@ def _run(
     from nestedae_utils.rerun import runs
 
     what = runs.plan(notebook, values)
-    done = runs.run(what, out or what.folder, force, _cells())
-    where = runs.shown(done.folder)
+    done = runs.run(what, out or runs.default_folder(what), force, _cells())
+    how = f"finished in {done.record['seconds']:g} s"
     if done.found:
-        click.echo(
-            f"{where}: this run is there, finished {done.record['finished']}; "
-            "--force runs anew."
-        )
-    else:
-        click.echo(f"{where}: finished in {done.record['seconds']:g} s")
+        how = f"this run is there, finished {done.record['finished']}; "
+        how += "--force runs anew."
+    click.echo(f"{runs.shown(done.folder)}: {how}")
 
 
 @_nestedae.command("sweep")
-@click.argument("chapter")
+@_chapter
 @click.argument("more", metavar="[NAME=VALUES]...", nargs=-1)
 @click.option(
     "--grid",
@@ -216,7 +205,7 @@ def _run(
     help="Runs at a time on this machine; 1 if not given.",
 )
 @click.option("--dask", metavar="ADDRESS", help="A Dask scheduler to use.")
-@click.option("-o", "out", type=_FOLDER, help="Folder of the sweep.")
+@_out("Folder of the sweep.")
 @click.option("--retry", is_flag=True, help="Run those anew that failed.")
 @_force
 @click.pass_obj
@@ -226,11 +215,10 @@ def _sweep(
     more: tuple[str, ...],
     grid: tuple[str, ...],
     given: tuple[str, ...],
+    out: Path | None,
     jobs: int | None,
     dask: str | None,
-    out: Path | None,
-    retry: bool,
-    force: bool,
+    **settings: bool,
 ) -> int:
     """Run CHAPTER for every combination of a grid of parameters.
 
@@ -244,17 +232,14 @@ def _sweep(
     notebook = parameters.find(chapter, notebooks)
     from nestedae_utils.rerun import runs, sweeps
 
-    values = sweeps.grid(notebook, [*grid, *more])
     fixed = parameters.parse(notebook, parameters.assignments(given))
-    what = sweeps.plans(notebook, values, fixed)
-    folder = out or sweeps.default_folder(notebook, values, fixed)
+    what = sweeps.grid(notebook, [*grid, *more], fixed)
+    folder = out or sweeps.default_folder(what)
     tell = functools.partial(click.echo, err=True)
-    outcomes = sweeps.sweep(what, folder, jobs or 1, dask, retry, force, tell)
+    outcomes = sweeps.sweep(what, folder, jobs or 1, dask, tell, **settings)
     bad = [one for one in outcomes if one.run is None]
-    click.echo(
-        f"{runs.shown(folder)}: {len(outcomes) - len(bad)} of {len(outcomes)} "
-        "runs finished"
-    )
+    count = f"{len(outcomes) - len(bad)} of {len(outcomes)} runs finished"
+    click.echo(f"{runs.shown(folder)}: {count}")
     for one in bad:
         again = " (--retry runs it anew)" if one.kept else ""
         _complain(f"{one.point}: {one.line}{again}")
@@ -262,7 +247,7 @@ def _sweep(
 
 
 @_nestedae.command("compare")
-@click.argument("folders", metavar="RUN RUN...", type=_FOLDER, nargs=-1)
+@click.argument("folders", metavar="RUN RUN...", type=_PATH, nargs=-1)
 def _compare(folders: tuple[Path, ...]) -> None:
     """Set the results of runs side by side, with their differences."""
     from nestedae_utils.rerun import runs
@@ -273,23 +258,20 @@ def _compare(folders: tuple[Path, ...]) -> None:
         label: chr(65 + n) if n < 26 else str(n + 1)
         for n, label in enumerate(settings)
     }
-    first = next(iter(letters))
     short = letters | {
-        f"{label} - {first}": f"{letter} - A"
+        f"{label} - {next(iter(letters))}": f"{letter} - A"
         for label, letter in letters.items()
     }
     for label, letter in letters.items():
         click.echo(f"{letter}: {label}")
-    if len(settings):
-        click.echo(f"\n{settings.rename(columns=short).to_string(na_rep='-')}")
-    if len(results):
-        table = results.rename(columns=short).rename_axis(None)
-        shown = table.to_string(na_rep="-", float_format="{:.6g}".format)
-        click.echo(f"\n{shown}")
+    for table, form in ((settings, None), (results, "{:.6g}".format)):
+        if len(table):
+            table = table.rename(columns=short)
+            click.echo(f"\n{table.to_string(na_rep='-', float_format=form)}")
 
 
 @_nestedae.command("verify")
-@click.argument("folder", metavar="RUN", type=_FOLDER)
+@click.argument("folder", metavar="RUN", type=_PATH)
 @click.pass_obj
 def _verify(notebooks: Path, folder: Path) -> int:
     """Make RUN again and compare the results.
@@ -310,8 +292,8 @@ def _verify(notebooks: Path, folder: Path) -> int:
 
 
 @_nestedae.command("fit")
-@click.argument("file", metavar="FILE.yml", type=_FOLDER)
-@click.option("-o", "out", type=_FOLDER, help="Folder of what is written.")
+@click.argument("file", metavar="FILE.yml", type=_PATH)
+@_out("Folder of what is written.")
 @click.option(
     "--by",
     type=click.Choice(["declared", "row", "group"]),
@@ -329,57 +311,45 @@ def _fit(
     model, the report of the cross-validation beside baselines, and the
     held-out predictions.
     """
-    from nestedae_utils.model.scales import resolve_device
-    from nestedae_utils.own import fit as own_data
-    from nestedae_utils.own.declaration import read_declaration
+    from nestedae_utils.model.training import resolve_device
+    from nestedae_utils.own import declaration, fit
 
     resolve_device(device)
-    declared = read_declaration(file)
+    declared = declaration.read_declaration(file)
     folder = out or Path(declared.title)
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: not a folder; choose another with -o.")
-    model = folder / f"{declared.title}{own_data.ENDING}"
+    model = folder / f"{declared.title}{fit.ENDING}"
     if model.exists() and not force:
         raise DataError(
             f"{model}: a model is there; choose another folder with -o, or "
             "--force replaces it."
         )
-    fitted = own_data.fit(declared, by=by, device=device)
+    fitted = fit.fit(declared, by=by, device=device)
     paths = fitted.write(folder)
-    shown = fitted.report.round(4).astype(object).fillna("")
-    click.echo(shown.to_string(index=False))
-    for path in paths:
-        click.echo(path)
+    report = fitted.report.round(4).astype(object).fillna("")
+    click.echo(report.to_string(index=False))
+    click.echo("\n".join(map(str, paths)))
 
 
 @_nestedae.command("predict")
-@click.argument("model", type=_FOLDER)
-@click.argument("table", metavar="NEW.csv", type=_FOLDER)
-@click.option("-o", "out", type=_FOLDER, help="File to write, not stdout.")
+@click.argument("model", type=_PATH)
+@click.argument("table", metavar="NEW.csv", type=_PATH)
+@click.option("-o", "out", type=_PATH, help="File to write, not stdout.")
 @click.option("--scale", default="", help="The last one if not given.")
 def _predict(model: Path, table: Path, out: Path | None, scale: str) -> None:
     """Predict with MODEL, from nestedae fit, for the rows of NEW.csv."""
-    from nestedae_utils.own import fit as own_data
+    from nestedae_utils.own import fit
 
-    fitted = own_data.load(model)
-    rows = own_data.read_table(table)
-    found = own_data.predict(fitted, rows, scale, str(table))
+    fitted = fit.load(model)
+    rows = fit.read_table(table)
+    predicted = fit.predict(fitted, rows, scale, str(table))
     if out is None:
-        click.echo(found.to_csv(index=False, lineterminator="\n"), nl=False)
+        text = predicted.to_csv(index=False, lineterminator="\n")
+        click.echo(text, nl=False)
     elif out.resolve() in (table.resolve(), model.resolve()):
         raise ParameterError(
             f"-o: {out} given, another file than the input is allowed."
         )
     else:
-        click.echo(own_data.write_table(found, out))
-
-
-def _cells() -> Callable[[int, int], None]:
-    """Return what tells of each cell in a line."""
-    began = time.perf_counter()
-
-    def report(cell: int, of: int) -> None:
-        seconds = time.perf_counter() - began
-        click.echo(f"cell {cell} of {of}, {seconds:.0f} s", err=True)
-
-    return report
+        click.echo(fit.write_table(predicted, out))

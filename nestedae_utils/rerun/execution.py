@@ -1,43 +1,46 @@
-"""A notebook executed by papermill, in a process that can be stopped whole.
+"""A notebook executed by papermill, and the end of all that it started.
 
-`execute` starts this module as a process of its own, which executes the
-notebook and writes it as HTML.  Whatever that process starts, the kernel and
-the kernel's workers, carries a token in its environment, so that all of it
-is found and ended, also where a process in between has died.  When the
-process that called `execute` dies itself, its pipe closes and the execution
-ends with it.
+What an execution starts, the kernel and the kernel's workers, carries a token
+in its environment, so that all of it is found and ended, also where a process
+in between has died.  Should this process die itself, a reaper, a process that
+waits for that, ends the rest and removes the folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
-import queue
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import uuid
+import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import psutil
 
 TOKEN = "NESTEDAE_EXECUTION"
 LOG = "log.txt"
-"""What the kernel and papermill wrote on stderr, in the working folder."""
+"""What the kernel wrote past the notebook, in its working folder."""
 PATIENCE = 3.0
 """Seconds that processes have to end by themselves."""
+LONG = 1_000_000
+"""Seconds to wait for a kernel that lives: nothing is killed by a clock."""
+
+Report = Callable[[int, int], None]
+"""Called with the number of a code cell that starts, and of all."""
 
 
-class ExecutionError(RuntimeError):
-    """A notebook did not run to its end; one line says where and why.
+class RunError(RuntimeError):
+    """A run failed or cannot be made; one line for people.
 
-    ``killed`` tells that a process died, which another attempt may cure.
+    ``killed`` tells that its kernel died, which another attempt may cure.
     """
 
     def __init__(self, message: str, killed: bool = False) -> None:
@@ -46,7 +49,7 @@ class ExecutionError(RuntimeError):
 
 
 class Stopped(RuntimeError):
-    """A run was stopped on request."""
+    """An execution was stopped on request."""
 
 
 def execute(
@@ -54,119 +57,145 @@ def execute(
     out: Path,
     parameters: Mapping[str, Any],
     environment: Mapping[str, str],
-    report: Callable[[int, int], None] | None = None,
-    stop: Callable[[], bool] | None = None,
+    report: Report | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Execute a notebook; write it executed, and as HTML beside it.
 
     Parameters
     ----------
-    source, out
-        The notebook, and where it goes executed.  The folder of ``out`` is
-        the kernel's working folder, and is removed if this process dies.
-    parameters
-        What papermill injects.
+    out
+        Its folder is where the kernel works; it is removed if this process
+        dies.
     environment
-        Variables for the kernel.
-    report
-        Called with the number of a code cell that starts, and of all.
+        More variables for the kernel.
     stop
-        Asked about twice a second; the execution ends when it says True.
+        Asked twice a second; the execution ends when it says True.
 
     Raises
     ------
-    ExecutionError
-        If a cell fails, a process dies, or a file cannot be written.  What
-        was executed lies in ``out``.
+    RunError
+        If a cell fails, the kernel dies, or a file cannot be written.
     Stopped
         If ``stop`` said so.
     """
     token = uuid.uuid4().hex
-    job = [str(source), str(out), json.dumps(dict(parameters))]
-    lines: queue.Queue[str | None] = queue.Queue()
-    try:
-        with open(out.parent / LOG, "wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", __name__, *job],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=out.parent,
-                env=_environment(environment, token),
-                text=True,
-                # a terminal's Ctrl-C is for the command alone, which stops
-                # the rest in order
-                start_new_session=True,
-            )
-        threading.Thread(
-            target=_gather, args=(process, lines), daemon=True
-        ).start()
-        last = _follow(lines, report, stop)
-        _judge(last, process, out.parent / LOG)
-    finally:
-        end(token)
-
-
-def _environment(more: Mapping[str, str], token: str) -> dict[str, str]:
-    # A foreign kernel named python3 must not stand in for this Python, nor
-    # another copy of the package for this one.
-    package = str(Path(__file__).resolve().parents[2])
-    paths = [package, os.environ.get("PYTHONPATH", "")]
-    kept = {k: v for k, v in os.environ.items() if k != "JUPYTER_PATH"}
-    return {
-        **kept,
-        "JUPYTER_PREFER_ENV_PATH": "1",
+    # the kernel imports this copy of the package
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    variables = {
+        **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        **more,
+        **environment,
         TOKEN: token,
     }
-
-
-def _gather(process: subprocess.Popen, lines: queue.Queue) -> None:
-    for line in process.stdout:
-        lines.put(line)
-    process.wait()
-    lines.put(None)
-
-
-def _follow(
-    lines: queue.Queue,
-    report: Callable[[int, int], None] | None,
-    stop: Callable[[], bool] | None,
-) -> dict[str, Any]:
-    """Return the last message of the process, when it has ended."""
-    last: dict[str, Any] = {}
-    while True:
-        if stop is not None and stop():
-            raise Stopped("stopped on request")
-        try:
-            line = lines.get(timeout=0.5)
-        except queue.Empty:
-            continue
-        if line is None:
-            return last
-        last = {**last, **json.loads(line)}
-        if report is not None and set(last) == {"cell", "of"}:
-            report(last["cell"], last["of"])
-
-
-def _judge(
-    last: Mapping[str, Any], process: subprocess.Popen, log: Path
-) -> None:
-    if "done" in last and process.returncode == 0:
-        return
-    where = f"cell {last['cell']} of {last['of']}: " if "cell" in last else ""
-    if "error" in last:
-        raise ExecutionError(where + last["error"], last["killed"])
-    if process.returncode < 0:
-        raise ExecutionError(
-            f"{where}the process that executes was ended by signal "
-            f"{-process.returncode}",
-            killed=True,
+    cells: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
+    with (
+        open(out.parent / LOG, "wb") as log,
+        ThreadPoolExecutor(1) as pool,
+        subprocess.Popen(
+            [sys.executable, "-m", __name__, token, str(out.parent)],
+            stdin=subprocess.PIPE,
+            stderr=log,
+            env=variables,
+            # a terminal's Ctrl-C is for the command, which ends the rest
+            start_new_session=True,
+        ),
+    ):
+        kernel = _kernel(env=variables, cwd=out.parent, stdout=log, stderr=log)
+        # this thread, which signals interrupt, only waits
+        work = pool.submit(
+            _papermill, source, out, parameters, kernel, cells.put
         )
-    told = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    words = [line for line in told if line.strip()] or ["no message"]
-    raise ExecutionError(where + one_line(words[-1]))
+        work.add_done_callback(lambda _: cells.put(None))
+        cell: tuple[int, int] | None = (0, 0)
+        try:
+            while cell is not None:
+                if stop():
+                    raise Stopped("stopped on request")
+                with contextlib.suppress(Empty):
+                    cell = cells.get(timeout=0.5)
+                    if cell and report:
+                        report(*cell)
+            work.result()
+        finally:
+            end(token)
+            while not work.done():
+                # its kernel was about to start
+                wait([work], timeout=0.5)
+                end(token)
+
+
+def _kernel(**settings: Any) -> type:
+    """Return a manager of kernels that are this Python.
+
+    Another one that is installed as "python3" does not stand in for it.
+    """
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    launcher = "-m ipykernel_launcher -f {connection_file}".split()
+
+    class Kernel(AsyncKernelManager):
+        kernel_spec = KernelSpec(argv=[sys.executable, *launcher])
+
+        async def start_kernel(self, **more: Any) -> None:
+            await super().start_kernel(**settings, **more)
+
+    return Kernel
+
+
+def _papermill(
+    source: Path,
+    out: Path,
+    parameters: Mapping[str, Any],
+    kernel: type,
+    tell: Callable[[tuple[int, int]], None],
+) -> None:
+    import nbconvert
+    import papermill
+    from jupyter_core.utils import ensure_event_loop
+    from nbclient.exceptions import DeadKernelError
+
+    # what is wrong is told in a line, and glued values need no picture
+    papermill.log.logger.setLevel("CRITICAL")
+    warnings.filterwarnings("ignore", "Your element with mimetype")
+    cells = json.loads(source.read_text(encoding="utf-8"))["cells"]
+    # papermill adds the cell of the injected parameters
+    of = sum(cell["cell_type"] == "code" for cell in cells) + bool(parameters)
+    number = 0
+
+    def start(cell: Any, cell_index: int) -> None:
+        nonlocal number
+        if cell.cell_type == "code":
+            number += 1
+            tell((number, of))
+
+    try:
+        # this thread's own
+        with contextlib.closing(ensure_event_loop()):
+            papermill.execute_notebook(
+                source,
+                out,
+                dict(parameters),
+                kernel_name="python3",
+                kernel_manager_class=kernel,
+                progress_bar=False,
+                on_cell_start=start,
+                start_timeout=LONG,
+                iopub_timeout=LONG,
+            )
+        page, _ = nbconvert.HTMLExporter().from_filename(str(out))
+        out.with_suffix(".html").write_text(page, encoding="utf-8")
+    except Exception as error:
+        where = f"cell {number} of {of}: " if number else ""
+        name = getattr(error, "ename", type(error).__name__)
+        words = one_line(f"{name}: {getattr(error, 'evalue', error)}")
+        killed = isinstance(error, DeadKernelError)
+        if killed:
+            words = "the kernel died"
+        elif isinstance(error, OSError) and error.strerror:
+            words = f"{error.strerror}: {error.filename}"
+        raise RunError(where + words, killed) from None
 
 
 def one_line(text: str, longest: int = 300) -> str:
@@ -182,116 +211,26 @@ def end(token: str) -> None:
 
     First in good order, as joblib's helper then removes its shared memory.
     """
-    ours = _marked(token)
-    for process in ours:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    _, left = psutil.wait_procs(ours, timeout=PATIENCE)
-    for process in {*left, *(_marked(token) if ours else [])}:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(left, timeout=PATIENCE)
-
-
-def _marked(token: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        # processes of others, and those that end meanwhile, cannot be asked
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and (
-                process.environ().get(TOKEN) == token
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
-                found.append(process)
-    return found
-
-
-# --- the process that executes ---------------------------------------------
-
-
-def _main(source: str, target: str, parameters: str) -> None:
-    # The kernel inherits stdout; the messages go through another.
-    messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def say(**message: Any) -> None:
-        print(json.dumps(message), file=messages, flush=True)
-
-    out = Path(target)
-    alone = threading.Event()
-    watch = threading.Thread(
-        target=_watch, args=(out.parent, alone), daemon=True
-    )
-    watch.start()
-    try:
-        _papermill(Path(source), out, json.loads(parameters), say)
-        _html(out)
-    except BaseException as error:
-        if alone.is_set():
-            # the kernel was ended on purpose; the end comes from there
-            watch.join()
-        say(
-            error=_words(error),
-            killed=type(error).__name__ == "DeadKernelError",
-        )
-        raise
-    say(done=True)
-
-
-def _watch(folder: Path, alone: threading.Event) -> None:
-    """End with all that was started when the caller is gone."""
-    sys.stdin.read()
-    alone.set()
-    end(os.environ[TOKEN])
-    for _ in range(9):
-        # papermill may be writing there
-        shutil.rmtree(folder, ignore_errors=True)
-    os._exit(1)
-
-
-def _papermill(
-    source: Path,
-    out: Path,
-    parameters: dict[str, Any],
-    say: Callable[..., None],
-) -> None:
-    import papermill
-
-    cells = json.loads(source.read_text(encoding="utf-8"))["cells"]
-    # papermill adds the cell of the injected parameters
-    of = sum(cell["cell_type"] == "code" for cell in cells) + bool(parameters)
-    numbers = itertools.count(1)
-
-    def start(cell: Any, cell_index: int) -> None:
-        if cell.cell_type == "code":
-            say(cell=next(numbers), of=of)
-
-    papermill.execute_notebook(
-        source,
-        out,
-        parameters,
-        kernel_name="python3",
-        progress_bar=False,
-        cwd=out.parent,
-        on_cell_start=start,
-    )
-
-
-def _html(out: Path) -> None:
-    from nbconvert import HTMLExporter
-
-    page, _ = HTMLExporter().from_filename(str(out))
-    out.with_suffix(".html").write_text(page, encoding="utf-8")
-
-
-def _words(error: BaseException) -> str:
-    name = getattr(error, "ename", type(error).__name__)
-    if name == "DeadKernelError":
-        return "the kernel died"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}"
-    return one_line(f"{name}: {getattr(error, 'evalue', error)}")
+    for stop in (psutil.Process.terminate, psutil.Process.kill):
+        marked = []
+        for process in psutil.process_iter():
+            # others' processes, and those that end now, cannot be asked
+            with contextlib.suppress(psutil.Error, OSError):
+                if (
+                    process.pid != os.getpid()
+                    and process.environ().get(TOKEN) == token
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
+                    stop(process)
+                    marked.append(process)
+        psutil.wait_procs(marked, timeout=PATIENCE)
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    # the pipe closes when the process that holds it has ended
+    sys.stdin.read()
+    end(sys.argv[1])
+    shutil.rmtree(sys.argv[2], ignore_errors=True)
+    with contextlib.suppress(OSError):
+        # if that was all in it
+        Path(sys.argv[2]).parent.rmdir()
