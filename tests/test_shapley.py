@@ -4,16 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import SETTINGS, coarse, fine, replicas, tables
 
 from nestedae_utils.chapters.shapley import attributed, permutation, shapley
 from nestedae_utils.model.chain import fit
-from nestedae_utils.model.replicas import Replicas
-from nestedae_utils.model.scales import Block, Head, Scale
-from nestedae_utils.study.protocol import row_folds
 
 BLOCKS = {"a": [0, 1], "b": [2], "c": [3, 4]}
-SEEDS = st.integers(0, 2**31)
-FEW = settings(max_examples=25, deadline=None)
 
 
 def drawn(seed, *shape):
@@ -27,67 +23,36 @@ def curved(rows):
     return np.stack([a * b + np.tanh(c * d) - e**2, np.abs(c - e) * a])
 
 
-@given(seed=SEEDS, count=st.integers(1, 5))
-@FEW
-def test_values_sum_to_the_prediction(seed, count):
-    """Efficiency: nothing is lost, and the base is the mean prediction."""
+@given(seed=st.integers(0, 2**31), count=st.integers(1, 5))
+@settings(max_examples=25, deadline=None)
+def test_shapleys_axioms(seed, count):
     rows, others = drawn(seed, count, 5), drawn(seed + 1, 7, 5)
     values, base = shapley(curved, rows, others, BLOCKS)
     assert values.shape == (2, count, 3)
+    # efficiency: nothing is lost, and the base is the mean prediction
     np.testing.assert_allclose(base, curved(others).mean(-1))
-    np.testing.assert_allclose(
-        values.sum(-1) + base[:, None], curved(rows), atol=1e-10
-    )
-
-
-@given(seed=SEEDS)
-@FEW
-def test_a_block_that_does_nothing_gets_nothing(seed):
-    """Dummy: columns that the model does not use."""
-    rows, others = drawn(seed, 3, 5), drawn(seed + 1, 6, 5)
-    values, _ = shapley(lambda x: x[:, 0] * x[:, 3], rows, others, BLOCKS)
-    np.testing.assert_allclose(values[..., 1], 0, atol=1e-12)
-
-
-@given(seed=SEEDS)
-@FEW
-def test_equal_parts_get_equal_values(seed):
-    """Symmetry: two blocks that the model cannot tell apart."""
-    rows, others = drawn(seed, 3, 2), drawn(seed + 1, 6, 2)
-    rows[:, 1], others[:, 1] = rows[:, 0], others[:, 0]
-    values, _ = shapley(
-        lambda x: x[:, 0] * x[:, 1] + x.sum(1),
-        rows,
-        others,
-        {"a": [0], "b": [1]},
-    )
-    np.testing.assert_allclose(values[:, 0], values[:, 1], atol=1e-12)
-
-
-@given(seed=SEEDS)
-@FEW
-def test_values_of_a_sum_are_the_sums_of_values(seed):
-    """Additivity, and the order of the blocks does not count."""
-    rows, others = drawn(seed, 2, 5), drawn(seed + 1, 4, 5)
-    two, _ = shapley(curved, rows, others, BLOCKS)
-    whole, _ = shapley(
+    whole = values.sum(-1) + base[:, None]
+    np.testing.assert_allclose(whole, curved(rows), atol=1e-10)
+    # additivity, and the order of the blocks does not count
+    added, _ = shapley(
         lambda x: curved(x).sum(0),
         rows,
         others,
         dict(reversed(BLOCKS.items())),
     )
-    np.testing.assert_allclose(whole[:, ::-1], two.sum(0), atol=1e-10)
-
-
-def test_values_of_a_linear_model():
-    rows, others = drawn(0, 4, 5), drawn(1, 9, 5)
-    weights = np.arange(5.0)
-    values, _ = shapley(lambda x: x @ weights, rows, others, BLOCKS)
-    away = (rows - others.mean(0)) * weights
-    for place, own in enumerate(BLOCKS.values()):
-        np.testing.assert_allclose(
-            values[:, place], away[:, own].sum(1), atol=1e-12
-        )
+    np.testing.assert_allclose(added[:, ::-1], values.sum(0), atol=1e-10)
+    # dummy: a block that the model does not use gets nothing
+    idle, _ = shapley(lambda x: x[:, 0] * x[:, 3], rows, others, BLOCKS)
+    np.testing.assert_allclose(idle[..., 1], 0, atol=1e-12)
+    # symmetry: blocks that the model cannot tell apart get the same
+    rows[:, 1], others[:, 1] = rows[:, 0], others[:, 0]
+    values, _ = shapley(
+        lambda x: x[:, 0] * x[:, 1] + x.sum(1),
+        rows[:, :2],
+        others[:, :2],
+        {"a": [0], "b": [1]},
+    )
+    np.testing.assert_allclose(values[:, 0], values[:, 1], atol=1e-12)
 
 
 def test_permutation():
@@ -100,73 +65,45 @@ def test_permutation():
 
     blocks = {**BLOCKS, "0": [0]}
     found = permutation(predict, rows, target, blocks, 20)
-    assert found.shape == (2, 4)
     # equal columns stay equal if their block is shuffled as one
-    np.testing.assert_allclose(found[:, 0], 0, atol=1e-12)
-    np.testing.assert_allclose(found[:, 2], 0, atol=1e-12)
-    assert found[0, 3] == 0
-    assert found[1, 3] > 0.5
+    np.testing.assert_allclose(found[:, [0, 2]], 0, atol=1e-12)
+    assert found[0, 3] == 0 < 0.5 < found[1, 3]
     apart = np.abs(target[:, None] - target).mean()
     assert found[0, 1] == pytest.approx(apart, rel=0.1)
-    again = permutation(predict, rows, target, blocks, 20)
+    # every shuffle is another, and the same again
+    again, fewer = (
+        permutation(predict, rows, target, blocks, n) for n in (20, 10)
+    )
     np.testing.assert_array_equal(again, found)
-    # every shuffle is another
-    fewer = permutation(predict, rows, target, blocks, 10)
     assert abs(fewer - found)[0, 1] > 1e-6
 
 
-def test_attributed(monkeypatch, tmp_path):
-    monkeypatch.setenv("NESTEDAE_CACHE", str(tmp_path))
-    random = np.random.default_rng(0)
-    kinds = random.integers(0, 2, 24)
-    table = {
-        "ions": random.normal(size=(24, 3)).round(),
-        "layer": np.eye(2)[kinds],
-    }
-    table["y"] = table["ions"][:, :1] + 3 * kinds[:, None]
-    low = Scale("low", (Block("ions", 3),), 2, (Head("ions", 3),))
-    high = Scale(
-        "high",
-        (Block("z", 2, latents_of="low"), Block("layer", 2, "none")),
-        2,
-        (Head("y", 1), Head("layer", 2, loss="cross_entropy")),
-    )
-    given_ = {"epochs": 40, "batch_size": 6, "learning_rate": 0.03}
-    folds = row_folds(24, 3)
-    lower = fit(low, table, Replicas.cross(folds[:1]), **given_)
-    replicas = Replicas.cross(folds, 2)
-    chain = fit(high, table, replicas, lower, **given_)
-    blocks = {"ions": [0, 1, 2], "layer": [3, 4]}
+def test_attributed():
+    table, parts = tables(), ("x", "kind")
+    apart = replicas(3, 2)
+    lower = fit(fine(), table, replicas().pick(fold=0), **SETTINGS)
+    chain = fit(coarse(), table, apart, lower, **SETTINGS)
+    blocks = {"x": [0, 1, 2], "kind": [3, 4, 5, 6]}
     found = attributed(
-        chain, table, "y", blocks,
-        background=99, repeats=3, parts=("ions", "layer"),
-    )  # fmt: skip
-    assert found.shapley.shape == (6, 24, 2)
-    assert found.blocks.shape == (6, 2)
-    assert found.columns.shape == (6, 5)
-    assert (found.blocks[:, 1] > 0).all()
+        chain, table, "y", blocks, background=99, repeats=3, parts=parts
+    )
+    assert found.columns.shape == (6, 7)
     predicted = chain.predict(table)["y"][..., 0]
-    wide = np.hstack([table["ions"], table["layer"]])
-    for replica, (seen, held) in enumerate(replicas.splits):
+    near = {"atol": 1e-5}
+    for replica, (seen, held) in enumerate(apart.splits):
         own = found.shapley[replica]
         assert np.isnan(own[seen]).all(), "held-out rows only"
-        np.testing.assert_allclose(
-            own[held].sum(-1) + found.base[replica],
-            predicted[replica, held],
-            atol=1e-5,
-        )
+        whole = own[held].sum(-1) + found.base[replica]
+        np.testing.assert_allclose(whole, predicted[replica, held], **near)
         # the background is of training rows, here all of them
-        assert found.base[replica] == pytest.approx(
-            predicted[replica, seen].mean(), abs=1e-5
-        )
+        mean = predicted[replica, seen].mean()
+        np.testing.assert_allclose(found.base[replica], mean, **near)
 
         def predict(rows, replica=replica):
-            given = {"ions": rows[:, :3], "layer": rows[:, 3:]}
+            given = {"x": rows[:, :3], "kind": rows[:, 3:]}
             return chain.predict(given)["y"][replica, :, 0]
 
         # what is shuffled are held-out rows
-        np.testing.assert_allclose(
-            found.blocks[replica],
-            permutation(predict, wide[held], table["y"][held, 0], blocks, 3),
-            atol=1e-5,
-        )
+        wide = np.hstack([table[part] for part in parts])[held]
+        risen = permutation(predict, wide, table["y"][held, 0], blocks, 3)
+        np.testing.assert_allclose(found.blocks[replica], risen, **near)

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.feature_selection import mutual_info_regression
 
 from nestedae_utils.model.cache import cached
-from nestedae_utils.model.chain import NestedAutoencoder
+from nestedae_utils.model.chain import NestedAutoencoder, Table
 from nestedae_utils.model.networks import initial
 
 WEIGHTS = "encoder.0.weight"
@@ -201,3 +201,33 @@ def untrained(chain: NestedAutoencoder, name: str) -> NestedAutoencoder:
     drawn = [initial(chain.scales[name], int(seed)) for seed in seeds]
     stacked = {key: np.stack([one[key] for one in drawn]) for key in drawn[0]}
     return with_parameters(chain, name, stacked)
+
+
+def agreements(
+    chain: NestedAutoencoder, name: str, table: Table
+) -> dict[str, list[float]]:
+    """Return the agreement of a scale's latents for several kinds of pairs.
+
+    Of replicas of one fold (other seeds), of one seed (other folds), and of
+    those of one fold as they would agree by chance.
+    """
+    z, replicas = chain.encode(table), chain.fitted[name].replicas
+    random = np.random.default_rng(0)
+    kinds = {
+        "other seeds": z,
+        "inputs exchanged": exchanged(chain, name).encode(table),
+        "untrained": untrained(chain, name).encode(table),
+        "rows shuffled": np.stack([random.permutation(one) for one in z]),
+    }
+    found = {
+        kind: [
+            agreement(values[replicas.where(fold=fold)])
+            for fold in replicas.levels("fold")
+        ]
+        for kind, values in kinds.items()
+    }
+    found["other folds, same seed"] = [
+        agreement(z[replicas.where(seed=seed)])
+        for seed in replicas.levels("seed")
+    ]
+    return found

@@ -14,6 +14,7 @@ from itertools import combinations
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 
 from nestedae_utils.model.cache import cached
 from nestedae_utils.model.chain import NestedAutoencoder, Table
@@ -148,6 +149,12 @@ def permutation(
         away = predict(mixed) - np.tile(target, repeats)
         risen.append(np.abs(away).mean(-1) - before)
     return np.stack(risen, axis=-1)
+
+
+def alike(values: np.ndarray) -> float:
+    """Return the mean rank correlation of all pairs of models (R, K)."""
+    pairs = combinations(values, 2)
+    return float(np.mean([spearmanr(*pair)[0] for pair in pairs]))
 
 
 @dataclass(frozen=True)
