@@ -73,8 +73,9 @@ class _Document(NamedTuple):
         return list(values.values()) if listed else values
 
 
-_WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
-_WORDS |= {f".{x}": float(x) for x in ("nan", "inf")} | {"-.inf": -math.inf}
+_WORDS: dict[str, Any] = {"true": True, "false": False, "null": None}
+_WORDS |= {"~": None, "": None, ".nan": math.nan}
+_WORDS |= {".inf": math.inf, "-.inf": -math.inf}
 
 
 def _scalar(text: str) -> Any:
@@ -276,7 +277,7 @@ class Declaration(_Part):
         below: dict[Keys, str] = {}  # by table and column who has learnt it
         above = list(learnt)
         for key, block in scale.latents():
-            at, name = ("inputs", key), block.latents_of
+            at, name = Keys(("inputs", key)), block.latents_of or ""
             if name not in above:
                 known = ", ".join(map(repr, above)) or "there is none"
                 words = f"{name!r} given, a scale above this one is allowed, "
@@ -296,7 +297,7 @@ class Declaration(_Part):
                     words = f"the block {lower!r} is reached on two ways; use"
                     yield f"{words} the same columns.", *at
         for key, target in scale.predict.items():
-            at = "predict", key, "column"
+            at = ("predict", key, "column")
             learn = os.path.normpath(scale.table), target.column
             if target.column in _columns(blocks):
                 yield "is an input of a scale below, hence no target.", *at

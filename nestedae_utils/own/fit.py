@@ -254,7 +254,7 @@ def fit(
     settings = declaration.training.model_dump() | {"device": device}
     seeds = settings.pop("seeds")
     train = partial(chain.fit, standardise_on="train", **settings)
-    below: NestedAutoencoder | None = None
+    below: Any = None
     held_out, report = [], []
     for task in tasks:
         replicas = Replicas.cross(task.folds, seeds)
@@ -310,8 +310,8 @@ def _held_out(
         words = np.array(kinds[key], dtype=object)
         both = {what: words[kind.astype(int)] for what, kind in both.items()}
     named = {"scale": task.name, "target": key.partition(".")[2]}
-    named |= {"model": model, "row": np.arange(1, len(values) + 1)}
-    return pd.DataFrame({**named, "fold": fold, **both})
+    where = {"row": np.arange(1, len(values) + 1), "fold": fold}
+    return pd.DataFrame({**named, "model": model, **where, **both})
 
 
 def _report(frame: pd.DataFrame, by: str) -> list[dict[str, Any]]:
