@@ -5,6 +5,7 @@
 #   TORCH_INDEX=...  one more package index for torch alone, for a build
 #                    without CUDA, say
 #   ARGS=...         handed to pytest: make test ARGS="-k scales -x"
+#   JOBS=...         processes of `make test` and `make check`, 2 if not set
 
 SHELL := bash
 .DEFAULT_GOAL := help
@@ -26,13 +27,18 @@ FIND_PYTHON = @'$(PYTHON)' -c '$(SUITS)' >/dev/null 2>&1 || { echo \
 	at $(PYTHON)): install one or name it, make PYTHON=..." >&2; exit 1; }
 
 BIN := .venv/bin
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+# One line a page, with a bar of its trainings; the rest is _build/log.txt.
+JUPYTER_BOOK := $(BIN)/python _ext/progress.py build . -n -W --keep-going
 UV := uv==0.13.8
 # The stamp's name tells what was installed and where: a checkout that only
 # touches files installs nothing, a folder that was moved starts anew.
 STAMP := .venv/.stamp-$(shell { cat requirements.lock pyproject.toml; \
 	echo '$(CURDIR)'; } | cksum | cut -d ' ' -f 1)
 
-.PHONY: help .venv book pdf test lab reference lint lock clean
+.PHONY: help .venv book pdf test check lab reference bench format lint types \
+	lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' \
@@ -56,7 +62,7 @@ $(STAMP):
 # From clean: a second build publishes what failed in the first one.
 book: $(STAMP) ## execute the notebooks in full and build the HTML
 	@rm -rf _build/html _build/.doctrees _build/.jupyter_cache results
-	$(BIN)/jupyter-book build . -n -W --keep-going
+	@$(JUPYTER_BOOK)
 	@for page in $$(sed -n -e 's/^root: *//p' -e 's/^.*file: *//p' _toc.yml); \
 	do test -s "_build/html/$$page.html" \
 		|| { echo "The book lacks the page $$page." >&2; exit 1; }; done
@@ -74,8 +80,7 @@ pdf: ## execute the notebooks in full and print the book as one PDF
 	@$(MAKE) --no-print-directory .venv
 	@rm -rf _build/singlehtml _build/.doctrees _build/.jupyter_cache \
 		_build/pdf results
-	$(BIN)/jupyter-book build . -n -W --keep-going \
-		--builder custom --custom-builder singlehtml
+	@$(JUPYTER_BOOK) --builder custom --custom-builder singlehtml
 	@mkdir -p _build/pdf
 	'$(BROWSER)' --headless --no-sandbox --disable-gpu \
 		--user-data-dir=_build/pdf/.browser --virtual-time-budget=60000 \
@@ -86,8 +91,15 @@ pdf: ## execute the notebooks in full and print the book as one PDF
 	@test -s _build/pdf/book.pdf
 	@echo '$(CURDIR)/_build/pdf/book.pdf'
 
-test: $(STAMP) ## run all tests, the book's build among them
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## test the package and, with small settings, each notebook
+	@$(BIN)/python tests/prepare.py
+	$(PYTEST) -m "not book" $(ARGS)
+
+# What `make book` left is looked at, nothing is built a second time.
+check: $(STAMP) ## test the built book: its numbers, and its pages in a browser
+	@test -s _build/html/index.html || { echo \
+		"No book in _build: run make book first." >&2; exit 1; }
+	$(PYTEST) -m book tests $(ARGS)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter-lab --notebook-dir=. notebooks
@@ -101,9 +113,21 @@ reference: $(STAMP) ## run the chapters and refresh data/reference
 			_build/reference/$$(basename $$notebook) $$source || exit 1; done
 	$(BIN)/python -m nestedae_utils.book.reference _build/reference
 
+bench: $(STAMP) ## measure what a training costs: results/benchmark.json
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+format: $(STAMP) ## format the code, and take outputs out of notebooks
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
+
 lint: $(STAMP) ## check style and spelling
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+
+types: $(STAMP) ## check the types of the package
+	$(BIN)/python -m mypy
 
 # Versions that pyproject.toml leaves open stay as they are where they can:
 # the old lock is the start. CUDA's packages are the choice of torch's build.

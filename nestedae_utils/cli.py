@@ -339,10 +339,11 @@ def _fit(
 @click.option("--scale", default="", help="The last one if not given.")
 def _predict(model: Path, table: Path, out: Path | None, scale: str) -> None:
     """Predict with MODEL, from nestedae fit, for the rows of NEW.csv."""
+    from nestedae_utils.data import tables
     from nestedae_utils.own import fit
 
     fitted = fit.load(model)
-    rows = fit.read_table(table)
+    rows = tables.read_text(table)
     predicted = fit.predict(fitted, rows, scale, str(table))
     if out is None:
         text = predicted.to_csv(index=False, lineterminator="\n")

@@ -1,75 +1,71 @@
-"""Fixtures shared by the tests."""
+"""Fixtures shared by the tests, and nbval without a clock."""
 
 import contextlib
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 
 import nbformat
 import psutil
 import pytest
 import yaml
+from nbval.kernel import RunningKernel
 
-from nestedae_utils.data import files as datasets
-from nestedae_utils.data import tables
+from nestedae_utils.data import files, tables
 from nestedae_utils.errors import DataUnavailable
+from nestedae_utils.model import cache
 
 ROOT = Path(__file__).parents[1]
-BOOK = Path(sys.executable).with_name("jupyter-book")
+
+
+def pytest_configure() -> None:
+    """Give each worker one core, and each cell the time that it takes."""
+    # one compilation for all caches that tests make of their own
+    os.environ["NUMBA_CACHE_DIR"] = str(cache.folder() / "numba")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    ask = RunningKernel.get_message
+
+    # nbval itself would wait for its time-out where the kernel is dead
+    def get_message(
+        kernel: RunningKernel, stream: str, timeout: float | None = None
+    ) -> dict:
+        while stream == "shell":
+            with contextlib.suppress(Empty):
+                return ask(kernel, stream, timeout=1)
+            if not kernel.is_alive():
+                raise RuntimeError("the kernel died")
+        return ask(kernel, stream, timeout)
+
+    RunningKernel.get_message = get_message
 
 
 def pages(folder: Path = ROOT) -> list[str]:
     """Return the names of all pages in the table of contents."""
     contents = yaml.safe_load((folder / "_toc.yml").read_text())
-    files = [
-        chapter["file"]
-        for part in contents["parts"]
-        for chapter in part["chapters"]
-    ]
-    return [contents["root"], *files]
-
-
-def build(
-    source: Path, output: Path, **environment: str
-) -> subprocess.CompletedProcess:
-    """Build the book from clean; return the process."""
-    return subprocess.run(
-        [
-            *(BOOK, "build", source, "--path-output", output),
-            *("-n", "-W", "--keep-going"),
-        ],
-        env={
-            **os.environ,
-            "NESTEDAE_RESULTS": str(output / "results"),
-            "JUPYTER_PREFER_ENV_PATH": "1",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    parts = (part["chapters"] for part in contents["parts"])
+    return [contents["root"], *(one["file"] for part in parts for one in part)]
 
 
 @pytest.fixture(scope="session")
-def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the book with all defaults, once; return its output folder."""
-    output = tmp_path_factory.mktemp("book")
-    done = build(ROOT, output)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return output
+def book() -> Path:
+    """Return the folder of the pages that `make book` left."""
+    folder = ROOT / "_build" / "html"
+    if not (folder / "index.html").is_file():
+        pytest.skip("no book in _build: run `make book` first")
+    return folder
 
 
 @pytest.fixture(scope="session")
 def public() -> Callable[[str], Path]:
-    """Return `datasets.fetch`, or skip where the files cannot be had."""
+    """Return `files.fetch`, or skip where the files cannot be had."""
     try:
-        for key in datasets.registry():
-            datasets.fetch(key)
+        for key in files.registry():
+            files.fetch(key)
     except DataUnavailable as error:
         pytest.skip(f"needs the public files: {error}")
-    return datasets.fetch
+    return files.fetch
 
 
 @pytest.fixture(scope="session")
@@ -78,20 +74,21 @@ def paper_tables(public: Callable[[str], Path]) -> tables.Tables:
     return tables.load("paper")
 
 
-TINY_PARAMETERS = """\
+TINY = [
+    """\
 seed: int = 0  # what the result is; 0 to 2147483648
 noise: float = 0.0  # what is added to it; 0.0 to 100.0
 wait: float = 0.0  # seconds to sleep; 0.0 to 1000.0
 workers: int = 0  # joblib's workers to start; 0 to 8
 fail: bool = False  # whether to raise; true or false
 die: str = "no"  # yes, no, or a file: die if it is absent, write it; any text
-"""
-TINY_START = """\
+""",
+    """\
 import json, os, pathlib, signal, sys, time
 if fail:
     raise RuntimeError("no luck\\nand no second line")
-"""
-TINY_WORK = """\
+""",
+    """\
 if workers:
     import joblib
     joblib.Parallel(workers)(joblib.delayed(time.sleep)(120) for _ in range(9))
@@ -101,54 +98,43 @@ if die == "yes" or (die != "no" and not flag.exists()):
     if die != "yes":
         flag.touch()
     os.kill(os.getpid(), signal.SIGKILL)
-"""
-TINY_FIGURE = """\
+""",
+    """\
 from IPython.display import SVG, display
 # as chapters glue their values
 display({"application/papermill.record/text/plain": "1"}, raw=True)
 SVG('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>')
-"""
-TINY_END = """\
-folder = pathlib.Path(os.environ["NESTEDAE_RESULTS"])
-folder.mkdir(parents=True, exist_ok=True)
-(folder / "90_tiny.json").write_text(json.dumps({
+""",
+    """\
+path = pathlib.Path(os.environ["NESTEDAE_RESULTS"]) / "90_tiny.json"
+path.parent.mkdir(parents=True, exist_ok=True)
+record = {"quantity": "fig2_clean_single_test", "value": seed + noise / 10,
+          "spread": None, "unit": "sd", "replicas": 1}
+path.write_text(json.dumps({
     "chapter": "90_tiny", "data_source": "none", "parameters": {},
     "as_in_paper": True, "seconds": 0.1, "date": "2026-01-01",
-    "python": sys.executable, "checksums": {CHECKSUMS},
-    "records": [{"quantity": "fig2_clean_single_test",
-                 "value": seed + noise / 10, "spread": None, "unit": "sd",
-                 "replicas": 1}]}))
-"""
+    "python": sys.executable, "checksums": {CHECKSUMS}, "records": [record]}))
+""",
+]
 
 
 def tiny(
     folder: Path, figure: str = "fig-tiny", checksums: str = ""
 ) -> nbformat.NotebookNode:
     """Write a chapter that runs in a moment, 90_tiny."""
-    folder.mkdir(parents=True, exist_ok=True)
-    cells = [
-        nbformat.v4.new_markdown_cell(
-            "# A tiny one\n\nIt makes {term}`nothing <x>` {cite}`x`.\n\n"
-            "Run time: a\nmoment."
-        ),
-        *map(
-            nbformat.v4.new_code_cell,
-            [
-                TINY_PARAMETERS,
-                TINY_START,
-                TINY_WORK,
-                TINY_FIGURE,
-                TINY_END.replace("CHECKSUMS", checksums),
-            ],
-        ),
-    ]
+    text = "# A tiny one\n\nIt makes {term}`nothing <x>` {cite}`x`.\n\n"
+    cells = [nbformat.v4.new_markdown_cell(f"{text}Run time: a\nmoment.")]
+    for code in TINY:
+        code = code.replace("CHECKSUMS", checksums)
+        cells.append(nbformat.v4.new_code_cell(code))
     cells[1].metadata["tags"] = ["parameters"]
     cells[4].metadata["mystnb"] = {"figure": {"name": figure}}
     spec = {"name": "python3", "display_name": "x", "language": "python"}
+    language = {"name": "python"}
     notebook = nbformat.v4.new_notebook(
-        cells=cells,
-        metadata={"kernelspec": spec, "language_info": {"name": "python"}},
+        cells=cells, metadata={"kernelspec": spec, "language_info": language}
     )
+    folder.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, folder / "90_tiny.ipynb")
     return notebook
 
@@ -162,10 +148,10 @@ def notebooks(tmp_path: Path) -> Path:
 
 def marked(mark: str) -> list[psutil.Process]:
     """Return the processes that have a word in their environment."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             alive = process.status() != psutil.STATUS_ZOMBIE
             if alive and mark in process.environ().values():
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes

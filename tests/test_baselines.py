@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from nestedae_utils.errors import DataError, ParameterError
 from nestedae_utils.study import baselines, protocol
 
 
@@ -16,7 +15,7 @@ def data(rows=90):
     random = np.random.default_rng(0)
     features = random.normal(size=(rows, 4))
     target = 3 * features[:, 0] + 0.1 * random.normal(size=rows)
-    return features, target, protocol.row_folds(rows, 3, 1)[0]
+    return features, target, protocol.row_folds(rows, 3)
 
 
 @pytest.mark.parametrize("name", sorted({*baselines.BASELINES} - {"median"}))
@@ -64,11 +63,15 @@ def test_folds_with_features_of_their_own():
     np.testing.assert_allclose(predicted[held_out], mean)
 
 
-def test_errors():
-    features, target, splits = data(30)
-    with pytest.raises(ParameterError, match=r"baseline: 'rigde'.*'ridge'\?"):
-        baselines.predict("rigde", features, target, splits)
-    with pytest.raises(DataError, match=r"shape \(29, 4\) given, \(30, width"):
-        baselines.predict("ridge", features[1:], target, splits)
-    with pytest.raises(DataError, match="with 3 folds in front"):
-        baselines.predict("ridge", features[None][[0, 0]], target, splits)
+@pytest.mark.parametrize("name", baselines.CLASSIFIERS)
+def test_a_category(name):
+    features, target, splits = data(60)
+    kinds = (target > 0) + (target > 3).astype(int)
+    predicted = baselines.predict(name, features, kinds, splits, True)
+    most = (kinds == np.bincount(kinds).argmax()).mean()
+    right = (predicted == kinds).mean()
+    assert right > most + 0.1 or name == "most frequent"
+    # a training fold of one kind only
+    splits = [(np.flatnonzero(kinds == 1), np.flatnonzero(kinds != 1))]
+    predicted = baselines.predict(name, features, kinds, splits, True)
+    assert set(predicted[splits[0][1]]) == {1}

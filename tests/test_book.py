@@ -1,21 +1,23 @@
-"""The built book, and the numbers of a full run."""
+"""The book that `make book` left, the numbers of its run, and small books."""
 
 import ast
 import html
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
-from conftest import BOOK, ROOT, build, pages
+from conftest import ROOT, pages
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from nestedae_utils.book import claims, records
-from nestedae_utils.data import tables
-from nestedae_utils.errors import DataError
 
-# The issue's bands; per sample and as made, on the paper's data.
+# Per sample and as made, on the paper's data.
 BANDS = {
     "gap_mae_train_as_made": (0.150, 0.162),
     "gap_mae_val_as_made": (0.150, 0.186),
@@ -25,11 +27,16 @@ BANDS = {
     "pce_mae_val_per_sample": (2.53, 2.70),
     "single_pce_mae_val_per_sample": (3.1, 3.3),
 }
+LAUNCHED = re.compile(r'href="(https://(?:mybinder|colab)[^"]*)"')
+
+
+def read(path):
+    return path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def results(book):
-    return records.results_of(book / "results")
+    return records.results_of(ROOT / "results")
 
 
 @pytest.fixture(scope="module")
@@ -44,118 +51,75 @@ def values(results):
     }
 
 
-@pytest.mark.book
-@pytest.mark.slow
-def test_every_page_is_there_and_shows_no_error(book):
-    for name in pages():
-        page = book / "_build" / "html" / f"{name}.html"
-        text = page.read_text(encoding="utf-8")
-        assert "Traceback" not in text, name
-        assert "<h1>" in text, name
+# --- the pages -------------------------------------------------------------
 
 
 @pytest.mark.book
-def test_no_page_loads_anything_from_elsewhere(book):
-    loads = re.compile(
-        r"<(?:script|img|iframe)[^>]* src=\"(https?:[^\"]+)\""
-        r"|<link[^>]* rel=\"stylesheet\"[^>]* href=\"(https?:[^\"]+)\""
-    )
-    for name in pages():
-        page = book / "_build" / "html" / f"{name}.html"
-        assert not loads.findall(page.read_text(encoding="utf-8")), name
-
-
-@pytest.mark.book
-def test_every_figure_has_a_caption_and_an_alternative_text(book):
+def test_every_page_is_there_and_whole(book):
+    """No error, no progress bar, each drawing with caption and text."""
     count = 0
     for name in pages():
-        page = (book / "_build" / "html" / f"{name}.html").read_text(
-            encoding="utf-8"
-        )
-        for image in re.findall(r"<img[^>]*\.svg[^>]*>", page):
-            alt = re.search(r'alt="([^"]*)"', image)
-            assert alt, (name, image)
-            assert len(alt[1]) > 40, (name, image)
-            count += 1
+        page = read(book / f"{name}.html")
+        assert "<h1>" in page, name
+        assert "Traceback" not in page, name
+        assert "it/s" not in page, name
+        assert not LAUNCHED.search(page), "no repository is set"
         drawn = re.findall(r"<img[^>]*\.svg[^>]*>", page)
+        for image in drawn:
+            assert re.search(r'alt="[^"]{40,}"', image), (name, image)
         assert page.count("<figcaption>") >= len(drawn), name
+        count += len(drawn)
     assert count >= 20
 
 
 @pytest.mark.book
-def test_no_page_has_a_progress_bar(book):
-    for name in pages():
-        page = (book / "_build" / "html" / f"{name}.html").read_text(
-            encoding="utf-8"
-        )
-        assert "it/s" not in page, name
-
-
-@pytest.mark.book
-def test_landing_page_shows_this_builds_values(book, results):
-    page = html.unescape(
-        (book / "_build" / "html" / "index.html").read_text(encoding="utf-8")
-    )
-    assert set(results) == {
-        Path(name).name for name in pages() if name.startswith("notebooks")
-    }
+def test_landing_page_shows_this_builds_values_and_judges_every_claim(
+    book, results
+):
+    page = html.unescape(read(book / "index.html"))
+    chapters = [Path(n).name for n in pages() if n.startswith("notebooks")]
+    assert sorted(results) == sorted(chapters)
     for content in results.values():
         for record in content["records"]:
-            shown = records.plus_minus(record["value"], record["spread"])
+            shown = claims.plus_minus(record["value"], record["spread"])
             assert f">{shown}</" in page, record["quantity"]
-
-
-@pytest.mark.book
-def test_landing_page_judges_every_claim(book, results):
-    page = html.unescape(
-        (book / "_build" / "html" / "index.html").read_text(encoding="utf-8")
-    )
     assessed = claims.assess(results)
     assert claims.NOT_RUN not in set(assessed["verdict"])
-    shown = re.findall(r'class="verdict [^"]*">.\s([^<]*)<', page)
-    assert sorted(shown) == sorted(assessed["verdict"])
+    verdicts = re.findall(r'class="verdict [^"]*">.\s([^<]*)<', page)
+    assert sorted(verdicts) == sorted(assessed["verdict"])
     for words in assessed["words"]:
         assert f">{words} <em>" in page
 
 
 @pytest.mark.book
 def test_values_lead_to_the_cells_that_computed_them(book, results):
-    folder = book / "_build" / "html"
-    page = (folder / "index.html").read_text(encoding="utf-8")
-    links = re.findall(r'href="(notebooks/\w+\.html)#(cell-\d+)"', page)
-    assert links
-    for name, cell in links:
-        chapter = (folder / name).read_text(encoding="utf-8")
-        assert chapter.count(f'id="{cell}"') == 1, f"{name}#{cell}"
+    cells = re.compile(r'href="((?:notebooks/)?\w+)\.html#cell-(\d+)"')
+    links = cells.findall(read(book / "index.html"))
     assessed = claims.assess(results)
-    places = [*assessed["made at"].dropna(), *assessed["should at"].dropna()]
-    assert sorted(links) == sorted(
-        (f"notebooks/{chapter}.html", f"cell-{cell}")
-        for chapter, cell in places
-    )
-    audit = (folder / "notebooks" / "08_audit.html").read_text(
-        encoding="utf-8"
-    )
-    beside = re.findall(r'href="(\w+\.html)#(cell-\d+)"', audit)
+    at = [*assessed["made at"].dropna(), *assessed["should at"].dropna()]
+    assert sorted(links) == sorted((f"notebooks/{c}", str(n)) for c, n in at)
+    for name, cell in links:
+        page = read(book / f"{name}.html")
+        assert page.count(f'id="cell-{cell}"') == 1, (name, cell)
     # those that later chapters test are on the landing page alone
-    assert sorted(beside) == sorted(
-        (name.removeprefix("notebooks/"), cell)
-        for name, cell in links
-        if name <= "notebooks/08_audit.html"
-    )
+    audit = "notebooks/08_audit"
+    beside = cells.findall(read(book / f"{audit}.html"))
+    earlier = [(n.split("/")[1], c) for n, c in links if n <= audit]
+    assert sorted(beside) == sorted(earlier)
 
 
 @pytest.mark.book
 def test_the_page_of_the_package_shows_every_public_name(book):
-    page = (book / "_build" / "html" / "reference" / "api.html").read_text(
-        encoding="utf-8"
-    )
-    for path in (ROOT / "nestedae_utils").glob("[!_]*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    page = read(book / "reference" / "api.html")
+    for path in (ROOT / "nestedae_utils").rglob("[!_]*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.parse(read(path)).body:
             known = isinstance(node, ast.FunctionDef | ast.ClassDef)
             if known and not node.name.startswith("_"):
-                address = f"nestedae_utils.{path.stem}.{node.name}"
-                assert f'id="{address}"' in page, address
+                assert f'id="{module}.{node.name}"' in page, module
+
+
+# --- the numbers -----------------------------------------------------------
 
 
 @pytest.mark.book
@@ -176,107 +140,102 @@ def test_values_lie_in_their_bands(values, quantity):
 
 @pytest.mark.book
 def test_numbers_of_the_paper_are_reproduced_as_made(values):
-    stated = [
-        one
-        for one in claims.claims().values()
-        if one.where in ("Fig. 2", "Table 1")
-    ]
+    numbers = ("Fig. 2", "Table 1")
+    stated = [c for c in claims.claims().values() if c.where in numbers]
     assert len(stated) == 9 + 14
     for claim in stated:
         value = values[claim.as_made]
         assert abs(value - claim.paper) <= claim.tolerance + 1e-9, claim.claim
 
 
+# --- small books -----------------------------------------------------------
+
+
+def build(folder, names, url="", **environment):
+    """Build a book of the given pages in a folder, as `make book` does."""
+    shutil.copytree(ROOT / "_ext", folder / "_ext")
+    for name in ("_config.yml", "references.bib"):
+        shutil.copy(ROOT / name, folder)
+    config = yaml.safe_load(read(folder / "_config.yml"))
+    assert config["repository"]["url"] == "", "set by whoever publishes"
+    config["repository"]["url"] = url
+    (folder / "_config.yml").write_text(yaml.safe_dump(config))
+    first, *others = ({"file": name} for name in names)
+    contents = {"format": "jb-book", "root": first["file"]}
+    contents |= {"chapters": others} if others else {}
+    (folder / "_toc.yml").write_text(yaml.safe_dump(contents))
+    command = "_ext/progress.py build . -n -W --keep-going"
+    return subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=folder,
+        env=os.environ
+        | {"NESTEDAE_RESULTS": str(folder / "results")}
+        | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.mark.book
 @pytest.mark.slow
 def test_without_data_the_book_says_twin(tmp_path):
-    """A small book, offline: the landing page and one chapter."""
-    source = tmp_path / "source"
-    (source / "notebooks").mkdir(parents=True)
+    """The landing page and one chapter, offline; published, they say so."""
     chapter = "notebooks/04_perovskite_data"
-    for name in (
-        *("_config.yml", "index.md", "references.md", "references.bib"),
-        f"{chapter}.ipynb",
-    ):
-        shutil.copy(ROOT / name, source / name)
-    shutil.copytree(ROOT / "_ext", source / "_ext")
-    # Links to the pages that this small book leaves out.
-    for path in (source / "index.md", source / f"{chapter}.ipynb"):
-        text = path.read_text(encoding="utf-8")
-        text = re.sub(r"\{doc\}`([^`<]+)\s<[^`]+>`", r"\1", text)
-        text = re.sub(r"\[([^]]+)\]\(0[^)]+\)", r"\1", text)
-        text = re.sub(r"\{term\}`([^`<]+?)(?: <[^`]+>)?`", r"\1", text)
-        path.write_text(text, encoding="utf-8")
-    (source / "_toc.yml").write_text(
-        "format: jb-book\nroot: index\nparts:\n- chapters:\n"
-        f"  - file: {chapter}\n  - file: references\n"
+    (tmp_path / "notebooks").mkdir()
+    for name in ("index.md", "references.md", f"{chapter}.ipynb"):
+        # without links to the pages that this small book leaves out
+        text = re.sub(
+            r"\{doc\}`([^`<]+)\s<[^`]+>`|\[([^]]+)\]\(0[^)]+\)"
+            r"|\{term\}`([^`<]+?)(?: <[^`]+>)?`",
+            lambda link: next(filter(None, link.groups())),
+            read(ROOT / name),
+        )
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    closed = dict.fromkeys(
+        ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9"
     )
-    closed = "http://127.0.0.1:9"
     done = build(
-        source,
         tmp_path,
+        ["index", chapter, "references"],
+        "https://github.com/someone/a-fork",
         NESTEDAE_DATA_MIRROR="",
         NESTEDAE_CACHE=str(tmp_path / "cache"),
-        HTTPS_PROXY=closed,
-        HTTP_PROXY=closed,
-        ALL_PROXY=closed,
+        **closed,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    pages_of = tmp_path / "_build" / "html"
-    text = (pages_of / f"{chapter}.html").read_text(encoding="utf-8")
-    body = text[text.index("<h1>") :]
-    assert "TWIN" in re.sub(r"<[^>]+>", "", body)[:600], "the first lines"
-    drawings = list((tmp_path / "_build").rglob("*.svg"))
-    assert drawings
-    board = (pages_of / "index.html").read_text(encoding="utf-8")
+    assert done.returncode == 0, read(tmp_path / "_build" / "log.txt")[-3000:]
+    lines = [line.partition(" ...")[0] for line in done.stdout.splitlines()]
+    assert lines == ["set-up", "04_perovskite_data", "index", "pages"]
+    page = read(tmp_path / "_build" / "html" / f"{chapter}.html")
+    body = re.sub(r"<[^>]+>", "", page[page.index("<h1>") :])
+    assert "TWIN" in body[:600], "the first lines"
+    assert [url.partition("?")[0] for url in LAUNCHED.findall(page)] == [
+        "https://mybinder.org/v2/gh/someone/a-fork/main",
+        "https://colab.research.google.com/github/someone/a-fork/blob/main/"
+        f"{chapter}.ipynb",
+    ]
+    board = html.unescape(read(tmp_path / "_build" / "html" / "index.html"))
     assert "TWIN" in board
     assert "reference" in board
     kept = records.results_of(records.REFERENCE)["04_perovskite_data"]
     for record in kept["records"]:
-        shown = records.plus_minus(record["value"], record["spread"])
-        assert f"<td>{shown}</td>" in html.unescape(board)
+        shown = claims.plus_minus(record["value"], record["spread"])
+        assert f"<td>{shown}</td>" in board
 
 
-@pytest.mark.book
 @pytest.mark.slow
-@pytest.mark.parametrize("url", ["", "https://github.com/someone/a-fork"])
-def test_one_setting_offers_to_launch_a_notebook(tmp_path, url):
-    """A book of one chapter that is not executed."""
-    source, name = tmp_path / "source", "02_synthetic_data"
-    source.mkdir()
-    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
-    assert config["repository"]["url"] == "", "set by whoever publishes"
-    config["repository"]["url"] = url
-    config["execute"]["execute_notebooks"] = "off"
-    (source / "_config.yml").write_text(yaml.safe_dump(config))
-    (source / "_toc.yml").write_text(f"format: jb-book\nroot: {name}\n")
-    shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", source)
-    shutil.copytree(ROOT / "_ext", source / "_ext")
-    # not by build: the chapter's links lead to pages that are left out
-    done = subprocess.run(
-        [BOOK, "build", source, "--path-output", tmp_path],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    page = (tmp_path / "_build" / "html" / f"{name}.html").read_text("utf-8")
-    launched = re.findall(
-        r'href="(https://(?:mybinder|colab)[^"]*)"', html.unescape(page)
-    )
-    assert launched == (
-        [
-            "https://mybinder.org/v2/gh/someone/a-fork/main"
-            f"?urlpath=lab/tree/{name}.ipynb",
-            "https://colab.research.google.com/github/someone/a-fork/blob/"
-            f"main/{name}.ipynb",
-        ]
-        if url
-        else []
-    )
-
-
-def test_a_named_mirror_without_the_file_is_no_twin(tmp_path, monkeypatch):
-    monkeypatch.setenv("NESTEDAE_DATA_MIRROR", str(tmp_path))
-    monkeypatch.setenv("NESTEDAE_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(DataError):
-        tables.load("auto")
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("raise ValueError('no luck\\nand more')", "ValueError: no luck."),
+        ("import os; os.kill(os.getpid(), 9)", "its kernel ended: "),
+    ],
+)
+def test_a_cell_that_fails_is_told_in_one_line(tmp_path, code, words):
+    cells = [new_markdown_cell("# A page"), *map(new_code_cell, ("1", code))]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "page.ipynb")
+    done = build(tmp_path, ["page"])
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"page: cell 3 of 3: {words}")
+    assert line.endswith("_build/log.txt")
+    assert "Traceback" in read(tmp_path / "_build" / "log.txt")

@@ -1,26 +1,24 @@
-"""Fingerprints, cached results, results side by side."""
+"""Fingerprints, cached results, and what their keys depend on."""
 
-import functools
-import os
 import pickle
+import shutil
 import string
 from collections import namedtuple
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from models import SETTINGS, coarse, fine, replicas, tables
 
-from nestedae_utils.data import files as datasets
-from nestedae_utils.model import cache
+from nestedae_utils.model import cache, training
 from nestedae_utils.model.cache import cached, fingerprint, together
-from nestedae_utils.model.chain import NestedAutoencoder
-from nestedae_utils.model.scales import Block, Head, Scale
+from nestedae_utils.model.chain import fit
 
 # --- Fingerprints ---------------------------------------------------------
 
@@ -28,12 +26,12 @@ texts = st.text(string.printable, max_size=5)
 numbers = st.one_of(
     st.booleans(), st.integers(), st.floats(allow_nan=False), st.none(), texts
 )
-tables = arrays.arrays(
+grids = arrays.arrays(
     st.sampled_from([np.float64, np.float32, np.int64, np.bool_]),
     arrays.array_shapes(max_dims=3, max_side=4),
 )
 values = st.recursive(
-    st.one_of(numbers, tables),
+    st.one_of(numbers, grids),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.lists(inner, max_size=3).map(tuple),
@@ -70,7 +68,7 @@ def test_equal_content_has_one_fingerprint(value):
     assert fingerprint(again) == fingerprint(value)
 
 
-@given(tables)
+@given(grids)
 @settings(max_examples=60, deadline=None)
 def test_one_changed_number_is_seen(table):
     raw = bytearray(table.tobytes())
@@ -166,298 +164,173 @@ def test_what_has_no_fields_is_told_apart_or_refused(one, other):
     assert fingerprint(pickle.loads(pickle.dumps(one))) == marks[0]
 
 
-def test_numbers_of_numpy():
-    """The number of seeds may come from an array."""
-    assert fingerprint(np.int64(3)) == fingerprint(np.int64(3))
-    assert fingerprint(np.int64(3)) != fingerprint(np.int64(4))
-    assert fingerprint(np.float32(0.5)) != fingerprint(np.float32(0.25))
-
-
-def small_chain(seed=0):
-    x = np.random.default_rng(3).normal(size=(12, 3))
-    scale = Scale("a", (Block("x", 3),), 2, (Head("x", 3),))
-    return NestedAutoencoder([scale]).fit_scale(
-        "a",
-        {"x": x},
-        [(np.arange(8), np.arange(8, 12))] * 2,
-        [seed, seed + 1],
-        epochs=2,
-        batch_size=4,
-        learning_rate=0.01,
-        device="cpu",
-    )
-
-
-def test_fingerprint_of_a_fitted_chain():
-    chain = small_chain()
-    mark = fingerprint(chain)
+@pytest.mark.parametrize("place", ["parameters", "scalers"])
+def test_fingerprint_of_a_fitted_chain(place):
+    chain = fit(fine(), tables(), replicas(2), **SETTINGS)
     again = pickle.loads(pickle.dumps(chain))
-    assert fingerprint(again) == mark
-    assert fingerprint(small_chain()) == mark
-    assert fingerprint(small_chain(1)) != mark
-    again.fitted["a"].parameters[1, 3] += 1e-3
-    assert fingerprint(again) != mark
-    again = pickle.loads(pickle.dumps(chain))
-    again.fitted["a"].scalers["x"].mean[0, 0, 1] += 1e-9
-    assert fingerprint(again) != mark
+    assert fingerprint(again) == fingerprint(chain)
+    if place == "parameters":
+        again.fitted["fine"].parameters["encoder.0.weight"][1, 0, 0] += 1e-3
+    else:
+        again.fitted["fine"].scalers["x"].mean[0, 0, 1] += 1e-9
+    assert fingerprint(again) != fingerprint(chain)
 
 
-# --- Cached results -------------------------------------------------------
+# --- results -----------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
 def store(monkeypatch, tmp_path):
     """Give each test a cache of its own."""
-    place = tmp_path / "cache"
-    monkeypatch.setenv("NESTEDAE_CACHE", str(place))
-    return place
+    monkeypatch.setenv("NESTEDAE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
-@pytest.fixture
-def log(tmp_path):
-    return str(tmp_path / "log")
-
-
-def runs(log):
-    """Count how often a logged function ran, by any process."""
-    path = Path(log)
-    return len(path.read_text().splitlines()) if path.exists() else 0
-
-
-def note(log, text):
-    with open(log, "a") as file:
-        file.write(f"{text} {os.getpid()}\n")
+calls = []
 
 
 @cached
-def scaled(log, values, *, factor=2, device="cpu"):
-    """Multiply, and leave a line in a log."""
-    note(log, "scaled")
+def scaled(values, *, factor=2):
+    """Multiply, and note it."""
+    calls.append(factor)
     return values * factor
 
 
-@cached
-def shifted(log, values, *, factor=2, device="cpu"):
-    """Add, and leave a line in a log."""
-    note(log, "shifted")
-    return values + factor
-
-
-@cached
-def failing(log):
-    note(log, "failing")
-    raise ValueError("no result")
-
-
-def test_the_stored_result_is_returned(log):
+def test_a_result_is_computed_once(store):
+    calls.clear()
     row = np.arange(3.0)
-    first = scaled(log, row, factor=3)
-    assert runs(log) == 1
-    np.testing.assert_array_equal(first, [0, 3, 6])
-    again = scaled(log, row.copy(), factor=3)
-    assert runs(log) == 1
-    np.testing.assert_array_equal(again, first)
-    assert scaled.__name__ == "scaled"
-    assert scaled.__doc__.startswith("Multiply")
+    for _ in range(2):
+        assert scaled(row.copy(), factor=3).tolist() == [0, 3, 6]
+    assert calls == [3]
+    scaled(row, factor=4)
+    scaled(row + 1, factor=3)
+    assert calls == [3, 4, 3]
+    assert store.is_dir()
+    found = together(*(partial(scaled, row, factor=f) for f in (3, 5, 4)))
+    assert [f.max() for f in found] == [6, 10, 8]
+    assert calls == [3, 4, 3, 5]
 
 
-def test_other_arguments_run_anew(log):
-    row = np.arange(3.0)
-    scaled(log, row)
-    changed = row.copy()
-    changed[1] += 1e-12
-    for count, (given_row, more) in enumerate(
-        [
-            (row, {"factor": 4}),
-            (row, {"factor": 4.0}),
-            (changed, {}),
-            (row.astype(np.float32), {}),
-            (row[:, None], {}),
-        ],
-        start=2,
-    ):
-        found = scaled(log, given_row, **more)
-        assert runs(log) == count
-        np.testing.assert_array_equal(found, given_row * more.get("factor", 2))
-        assert found.shape == given_row.shape
-    scaled(log, row)
-    assert runs(log) == 6
+def test_a_failure_is_passed_on_and_not_kept():
+    def fail():
+        raise ValueError("no result")
 
-
-def test_another_function_has_results_of_its_own(log):
-    assert scaled(log, 5) == 10
-    assert shifted(log, 5) == 7
-    assert runs(log) == 2
-
-
-def test_another_source_runs_anew(log, monkeypatch):
-    assert scaled(log, 1) == 2
-    real = cache.source_digest
-    monkeypatch.setattr(cache, "source_digest", lambda _: "another")
-    assert scaled(log, 1) == 2
-    assert runs(log) == 2
-    assert scaled(log, 1) == 2
-    assert runs(log) == 2
-    monkeypatch.setattr(cache, "source_digest", real)
-    scaled(log, 1)
-    assert runs(log) == 2
-
-
-def test_digest_of_the_source(monkeypatch, tmp_path):
-    """A changed, a new and a renamed module, and another library."""
-    real = functools.partial(cache.source_digest.__wrapped__, "elsewhere")
-    (tmp_path / "a.py").write_text("x = 1\n")
-    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
-    digests = [real()]
-    assert real() == digests[0]
-    (tmp_path / "notes.txt").write_text("no source")
-    assert real() == digests[0]
-    (tmp_path / "a.py").write_text("x = 2\n")
-    digests.append(real())
-    (tmp_path / "b.py").write_text("")
-    digests.append(real())
-    (tmp_path / "b.py").rename(tmp_path / "c.py")
-    digests.append(real())
-    monkeypatch.setattr(cache.importlib.metadata, "version", lambda _: "0")
-    digests.append(real())
-    monkeypatch.setattr(cache.platform, "python_version", lambda: "3.0")
-    digests.append(real())
-    assert len(set(digests)) == len(digests)
-
-
-def test_a_result_depends_on_what_its_module_imports(monkeypatch, tmp_path):
-    package = cache.__package__
-    for name, text in {
-        "__init__": "",
-        "low": "",
-        "middle": f"from {package}.low import x",
-        "aside": "",
-        "top": f"from {package} import middle",
-    }.items():
-        (tmp_path / f"{name}.py").write_text(text)
-    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
-    real = functools.partial(cache.source_digest.__wrapped__, f"{package}.top")
-    before = real()
-    (tmp_path / "aside.py").write_text("x = 1")
-    assert real() == before
-    for name in ("low", "middle", "top"):
-        path = tmp_path / f"{name}.py"
-        path.write_text(path.read_text() + "\nx = 1\n")
-        assert real() != before
-        before = real()
-
-
-def test_trainings_depend_on_the_training():
-    names = {path.stem for path in cache._sources("nestedae_utils.study.protocol")}
-    assert {"protocol", "nested", "training", "scales", "checks"} <= names
-    assert not names & {"figures", "chapter", "records"}
-
-
-def test_a_failure_is_not_stored(log, store):
-    for count in (1, 2):
-        with pytest.raises(ValueError, match="no result"):
-            failing(log)
-        assert runs(log) == count
-
-
-def test_a_stored_chain_is_a_chain():
-    fit = cached(small_chain)
-    done, again = fit(), fit()
-    assert fingerprint(done) == fingerprint(again)
-    x = np.ones((2, 3))
-    np.testing.assert_array_equal(
-        done.encode({"x": x}), again.encode({"x": x})
-    )
-
-
-def test_the_folder_is_honoured(log, store, monkeypatch, tmp_path):
-    assert cache.folder() == store
-    assert not store.exists()
-    scaled(log, 1)
-    assert list(store.rglob("*.pkl"))
-    monkeypatch.setenv("NESTEDAE_CACHE", str(tmp_path / "other"))
-    scaled(log, 1)
-    assert runs(log) == 2
-    assert list((tmp_path / "other").rglob("*.pkl"))
-    for unset in ("", None):
-        if unset is None:
-            monkeypatch.delenv("NESTEDAE_CACHE")
-        else:
-            monkeypatch.setenv("NESTEDAE_CACHE", unset)
-        assert cache.folder().is_absolute()
-        assert cache.folder().name == "nestedae"
-
-
-# --- Side by side ---------------------------------------------------------
-
-
-@pytest.fixture
-def workers():
-    """Have fresh worker processes, which know this test's cache folder."""
-    loky = joblib.externals.loky
-    loky.get_reusable_executor().shutdown(wait=True)
-    yield
-    loky.get_reusable_executor().shutdown(wait=True)
-
-
-def test_together_fills_side_by_side(log, monkeypatch, workers):
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    row = np.arange(4.0)
-    calls = [
-        functools.partial(scaled, log, row),
-        functools.partial(shifted, log, row, factor=5, device="auto"),
-        functools.partial(scaled, log, row, factor=7),
-    ]
-    calls[2]()
-    found = together(*calls)
-    lines = Path(log).read_text().splitlines()
-    assert sorted(line.split()[0] for line in lines) == [
-        "scaled",
-        "scaled",
-        "shifted",
-    ]
-    here = str(os.getpid())
-    assert [line.split()[1] == here for line in lines] == [True, False, False]
-    expected = [row * 2, row + 5, row * 7]
-    for one, other, call in zip(found, expected, calls, strict=True):
-        np.testing.assert_array_equal(one, other)
-        np.testing.assert_array_equal(
-            one, call.func.__wrapped__(*call.args, **call.keywords)
-        )
-    count = runs(log)
-    for one, other in zip(together(*calls), expected, strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert runs(log) == count
-
-
-@pytest.mark.parametrize("why", ["device", "card", "core", "one"])
-def test_together_in_this_process(why, log, monkeypatch):
-    """On a GPU, on one core and for one call nothing is spread."""
-
-    def refuse(*args, **settings):
-        raise AssertionError("started workers")
-
-    monkeypatch.setattr(joblib, "Parallel", refuse)
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 1 if why == "core" else 2)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: why == "card")
-    device = {"device": "cuda", "card": "auto"}.get(why, "cpu")
-    calls = [
-        functools.partial(scaled, log, 3, factor=factor, device=device)
-        for factor in (range(1) if why == "one" else range(3))
-    ]
-    assert together(*calls) == [0, 3, 6][: len(calls)]
-    assert runs(log) == len(calls)
-    assert together() == []
-
-
-def test_together_passes_a_failure_on(log, monkeypatch):
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
     with pytest.raises(ValueError, match="no result"):
-        together(functools.partial(failing, log))
+        together(fail, fail)
 
 
-def test_a_home_folder_is_meant(monkeypatch):
+def test_the_home_folder_is_meant(monkeypatch):
     monkeypatch.setenv("NESTEDAE_CACHE", "~/kept")
     assert cache.folder() == Path.home() / "kept"
-    assert datasets.folder() == cache.folder() / "data"
+
+
+# --- trainings: each replica by itself ---------------------------------------
+
+
+def trained(*args, **settings):
+    """Fit and return how many replicas ran, and how many were found."""
+    before = training.tally.copy()
+    fit(*args, **{**SETTINGS, **settings})
+    ran = training.tally - before
+    return ran["dense replicas"], ran["found replicas"]
+
+
+def test_a_replica_is_found_whoever_trained_it():
+    table = tables()
+    assert trained(fine(), table, replicas(2)) == (2, 0)
+    assert trained(fine(), table, replicas(2)) == (0, 2)
+    assert trained(fine(), table, replicas(2, 3)) == (4, 2)
+    assert trained(fine(), table, replicas(2), epochs=4) == (2, 0)
+    assert trained(fine(l1=0.5), table, replicas(2)) == (2, 0)
+    other = {**table, "p": table["p"] + 1e-3}
+    assert trained(fine(), other, replicas(2)) == (2, 0)
+    assert trained(fine(), table, replicas(4).take([0])) == (1, 0)
+
+
+def test_a_scale_above_is_found_on_the_same_scale_below():
+    below = fit(fine(), tables(), replicas(2), **SETTINGS)
+    table, some = tables(30, 1), replicas(2, 1, 30)
+    assert trained(coarse(), table, some, below.take([0])) == (2, 0)
+    many = fit(fine(), tables(), replicas(2, 2), **SETTINGS)
+    assert trained(coarse(), table, some, many.take([0])) == (0, 2)
+    assert trained(coarse(), table, some, many.take([1])) == (2, 0)
+
+
+def test_what_is_found_is_what_was_trained():
+    one, again = (
+        fit(fine(), tables(), replicas(2), **SETTINGS).fitted["fine"]
+        for _ in range(2)
+    )
+    for name, value in one.parameters.items():
+        assert (value == again.parameters[name]).all()
+    end = [f.at_end("validation_as_made", "loss") for f in (one, again)]
+    assert (end[0] == end[1]).all()
+
+
+def test_an_interruption_keeps_what_is_done(monkeypatch):
+    real, done = cache.store, []
+
+    def store(key, values):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(key)
+        real(key, values)
+
+    monkeypatch.setattr(cache, "store", store)
+    with pytest.raises(KeyboardInterrupt):
+        fit(fine(), tables(), replicas(3, 2), **SETTINGS)
+    monkeypatch.setattr(cache, "store", real)
+    assert trained(fine(), tables(), replicas(3, 2)) == (3, 3)
+
+
+@pytest.mark.parametrize("state", ["cut short", "empty", "folder"])
+def test_a_damaged_training_is_trained_anew(state, store):
+    fit(fine(), tables(), replicas(2), **SETTINGS)
+    path = next((store / "trainings").iterdir())
+    content = path.read_bytes()
+    path.unlink()
+    if state == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(content[:300] if state == "cut short" else b"")
+    assert trained(fine(), tables(), replicas(2)) == (1, 1)
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(store):
+    store.mkdir()
+    (store / "trainings").write_text("in the way")
+    assert trained(fine(), tables(), replicas(2)) == (2, 0)
+
+
+# --- keys depend on sources --------------------------------------------------
+
+
+def test_a_training_depends_on_its_room_only():
+    names = {path.stem for path in cache.sources(training.__name__)}
+    assert {"training", "dense", "kernels", "networks", "layers"} <= names
+    assert not names & {"chapter", "protocol", "runs", "tables", "chain"}
+
+
+def test_a_changed_line_changes_the_key(tmp_path, monkeypatch):
+    """In every room, and through what a module imports at second hand."""
+    package = shutil.copytree(
+        cache.PACKAGE, tmp_path / "nestedae_utils",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )  # fmt: skip
+    monkeypatch.setattr(cache, "PACKAGE", package)
+    protocol = "nestedae_utils.study.protocol"
+    outside = cache.digest(cache.sources("__main__"))
+    key = cache.digest(cache.sources(protocol))
+    for room in sorted(
+        p for p in package.iterdir() if (p / "__init__.py").exists()
+    ):
+        module = max(room.glob("*.py"), key=lambda path: path.stat().st_size)
+        before = module.read_text()
+        module.write_text(before + "# a line\n")
+        assert cache.digest(cache.sources("__main__")) != outside, room
+        module.write_text(before)
+    (package / "model" / "kernels.py").write_text("changed = 1\n")
+    assert cache.digest(cache.sources(protocol)) != key
+    monkeypatch.setattr(cache.importlib.metadata, "version", lambda name: "0")
+    paths = cache.sources(protocol)
+    assert cache.digest(paths, ["numpy"]) != cache.digest(paths)

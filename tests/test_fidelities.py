@@ -3,152 +3,116 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from nestedae_utils.data import perovskites, tables, twin
-from nestedae_utils.data.perovskites import IONS, PHASES, SITES
+from nestedae_utils.chapters import fidelities
+from nestedae_utils.data import tables
+from nestedae_utils.data.perovskites import IONS, SITES
 from nestedae_utils.errors import DataError, DataUnavailable
 
-FILE_COLUMNS = {
-    "formula": "Formula",
-    "gap": "Gap",
-    "efficiency": "SLME",
-    "decomposition": "Decomp",
-    **{phase: phase.capitalize() for phase in PHASES},
-}
+SHARES = [list(members) for members in (*SITES.values(), fidelities.PHASES)]
+TITLES = {n: c.title for n, c in fidelities.SCHEMA.columns.items() if c.title}
+ROWS = {"PBE": 180, "HSE": 120, "experiment": 97}
 
 
-def as_published(frame):
+def published(name: str) -> pd.DataFrame:
     """Return a table in the columns of the files, 1000 where missing."""
-    kept = frame[[*FILE_COLUMNS, *IONS]].fillna(perovskites.MISSING)
-    return kept.rename(columns=FILE_COLUMNS)
+    frame = fidelities.generate(name)[list(TITLES)].fillna(1000.0)
+    return frame.rename(columns=TITLES).astype(object)
 
 
-@pytest.fixture
-def raw():
-    return as_published(twin.fidelities()["experiment"])
+@pytest.mark.parametrize("name", fidelities.KEYS)
+def test_a_faultless_table_comes_back_in_its_shape(name, tmp_path):
+    frame = fidelities.generate(name)
+    fidelities.SCHEMA.validate(frame)
+    assert frame.shape == (ROWS[name], 37)
+    measured = name == "experiment"
+    assert frame["efficiency"].isna().sum() == 10 * measured
+    assert frame["decomposition"].isna().all() == measured
+    published(name).to_csv(tmp_path / "t.csv", index=False)
+    read = fidelities.read(tmp_path / "t.csv")
+    pd.testing.assert_frame_equal(read, frame, check_exact=False, atol=1e-3)
+    arrays = fidelities.arrays(read)
+    widths = [15, 14, 4, 1, 1]
+    assert [v.shape for v in arrays.values()] == [
+        (len(frame), w) for w in widths
+    ]
+    pd.testing.assert_frame_equal(frame, fidelities.generate(name))
+    assert not frame.equals(fidelities.generate(name, 1))
 
 
-def fault(raw, tmp_path, message):
-    path = tmp_path / "table.csv"
-    raw.to_csv(path, index=False)
-    with pytest.raises(DataError) as caught:
-        perovskites.read_fidelity(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert message in str(caught.value), str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["PBE", "HSE", "experiment"])
-def test_a_faultless_table_comes_back(name, tmp_path):
-    expected = twin.fidelities()[name]
-    as_published(expected).to_csv(tmp_path / "t.csv", index=False)
-    read = perovskites.read_fidelity(tmp_path / "t.csv")
-    pd.testing.assert_frame_equal(
-        read, expected, check_exact=False, atol=1e-3, rtol=1e-3
-    )
+def test_the_twins_tables_share_materials():
+    pbe, hse, measured = map(fidelities.generate, fidelities.KEYS)
+    keys = ["formula", *fidelities.PHASES]
+    pd.testing.assert_frame_equal(hse[keys], pbe[keys].head(120))
+    assert (hse["gap"] != pbe["gap"].head(120)).mean() > 0.9
+    assert measured["formula"].isin(pbe["formula"]).sum() == 20
 
 
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("Gap", 1000, "'Gap', line 5: 1000.0 found"),
-        ("Gap", "wide", "'Gap', line 5: 'wide' found"),
-        ("SLME", 999, "'SLME', line 5: 999.0 found"),
-        ("Pb", 0.5, "line 5: the fractions sum to"),
-        ("Pb", -0.5, "'Pb', line 5: -0.5 found"),
-        ("Cubic", 1.5, "'Cubic', line 5: 1.5 found"),
-        ("Hex", 0.001, "Cubic, Tetra, Ortho, Hex, line 5"),
-        ("Formula", "CsGeCl3", "'Formula', line 5: 'CsGeCl3' found, but"),
-        ("Formula", None, "'Formula', line 5: nothing found"),
+        ("Gap", 1000, "'1000' found"),
+        ("Gap", "wide", "'wide' found"),
+        ("SLME", 999, "'999' found"),
+        ("Pb", 0.5, "a sum of 1 within 0.011"),
+        ("Pb", -0.5, "'-0.5' found"),
+        ("Hex", 0.001, "a sum of 1 within 0.011"),
+        ("Formula", "CsGeCl3", "'CsGeCl3' found, but the row's fractions"),
+        ("Formula", None, "nothing found"),
     ],
 )
-def test_faults_name_column_line_and_value(
-    raw, tmp_path, column, value, message
-):
-    for other, own in (("Tetra", 0.3), ("Ortho", 0.3), ("Hex", 0.4)):
-        raw.loc[3, other] = own
-    raw.loc[3, "Cubic"] = 0.0
-    ions = list(IONS)
-    raw.loc[3, ions] = 0.0
-    raw.loc[3, ["MA", "Pb", "I"]] = 1.0
-    raw.loc[3, "Formula"] = "MAPbI3"
-    raw[column] = raw[column].astype(object)
+def test_faults_name_column_line_and_value(tmp_path, column, value, message):
+    raw, path = published("experiment"), tmp_path / "t.csv"
+    raw.loc[3, [*IONS, "Cubic", "Tetra", "Ortho", "Hex"]] = 0.0
+    raw.loc[3, ["MA", "Pb", "I", "Formula"]] = [1.0, 1.0, 1.0, "MAPbI3"]
+    raw.loc[3, ["Tetra", "Ortho", "Hex"]] = [0.3, 0.3, 0.4]
     raw.loc[3, column] = value
-    fault(raw, tmp_path, message)
-
-
-def test_a_missing_column_is_named(raw, tmp_path):
-    fault(raw.drop(columns="Tetra"), tmp_path, "column 'Tetra' is missing")
-
-
-def test_a_formula_that_cannot_be_read_does_not_count(raw, tmp_path):
-    raw.loc[3, "Formula"] = "Cs0.2FA0.8Pb(I0.6Br0.4)3-DAP"
-    raw.to_csv(tmp_path / "t.csv", index=False)
-    read = perovskites.read_fidelity(tmp_path / "t.csv")
-    assert read["formula"][3].endswith("-DAP")
-
-
-@given(away=st.floats(-0.0105, 0.0105))
-@settings(deadline=None, max_examples=20)
-def test_rounded_fractions_are_divided_by_their_sum(tmp_path_factory, away):
-    raw = as_published(twin.fidelities()["PBE"])
-    raw.loc[0, list(IONS)] = 0.0
-    raw.loc[0, ["MA", "Pb", "Br"]] = 1.0
-    raw.loc[0, ["Formula", "FA"]] = ["MAPbBr3", 0.0]
-    raw.loc[0, "MA"] = 0.98
-    raw.loc[0, "Cs"] = 0.02 - abs(away)
-    path = tmp_path_factory.mktemp("fidelity") / "t.csv"
     raw.to_csv(path, index=False)
-    read = perovskites.read_fidelity(path)
-    for members in SITES.values():
-        assert np.allclose(read[list(members)].sum(axis=1), 1)
-    assert np.allclose(read[list(PHASES)].sum(axis=1), 1)
+    with pytest.raises(DataError) as caught:
+        fidelities.read(path)
+    for text in (str(path), repr(column), "line 5: ", message):
+        assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_arrays_have_their_shapes():
-    made = perovskites.fidelity_arrays(twin.fidelities()["experiment"])
-    assert {name: part.shape for name, part in made.items()} == {
-        "ions": (97, 15),
-        "fractions": (97, 14),
-        "phases": (97, 4),
-        "gap": (97, 1),
-        "efficiency": (97, 1),
-    }
-    assert np.isnan(made["efficiency"]).sum() == 10
-    assert np.isfinite(made["gap"]).all()
+def test_rounded_fractions_and_a_formula_that_cannot_be_read(tmp_path):
+    raw = published("PBE")
+    raw.loc[0, list(IONS)] = 0.0
+    raw.loc[0, ["MA", "FA", "Pb", "Br"]] = [0.98, 0.01, 1.0, 1.0]
+    raw.loc[0, "Formula"] = "MAPbBr3-DAP"
+    raw.to_csv(tmp_path / "t.csv", index=False)
+    read = fidelities.read(tmp_path / "t.csv")
+    assert read["formula"][0] == "MAPbBr3-DAP"
+    assert read["MA"][0] == pytest.approx(0.98 / 0.99)
+    for members in SHARES:
+        np.testing.assert_allclose(read[members].sum(axis=1), 1)
 
 
 def test_without_one_file_all_tables_are_the_twins(monkeypatch):
     def fetch(key):
-        if key == tables.FIDELITY_KEYS["experiment"]:
+        if key == fidelities.KEYS["experiment"]:
             raise DataUnavailable(f"{key}: no network")
+        return key
 
     monkeypatch.setattr(tables, "fetch", fetch)
-    loaded = tables.load_fidelities("auto")
+    loaded = fidelities.load("auto")
     assert loaded.source == "twin"
-    assert set(loaded.gaps) == set(tables.FIDELITY_KEYS)
-    assert len(loaded.checksums) == 4
-    assert all(name.startswith("twin/") for name in loaded.checksums)
-    pd.testing.assert_frame_equal(loaded.devices, twin.devices())
+    assert set(loaded.gaps) == set(fidelities.KEYS)
+    assert set(loaded.checksums) == {
+        f"twin/{name}" for name in (*fidelities.KEYS, "devices")
+    }
 
 
 def test_the_public_files(public):
-    loaded = tables.load_fidelities("paper")
-    assert loaded.source == "paper"
-    shapes = {name: frame.shape for name, frame in loaded.gaps.items()}
-    assert shapes == {
-        "PBE": (570, 37),
-        "HSE": (347, 37),
-        "experiment": (97, 37),
-    }
+    loaded = fidelities.load("paper")
+    rows = {name: len(frame) for name, frame in loaded.gaps.items()}
+    assert rows == {"PBE": 570, "HSE": 347, "experiment": 97}
+    assert len(loaded.devices) == 2018
     measured = loaded.gaps["experiment"]
     assert measured["decomposition"].isna().all()
     assert measured["efficiency"].isna().sum() == 10
     assert measured["efficiency"].max() < 0.3, "1000 is never a value"
     for frame in loaded.gaps.values():
-        for members in (*SITES.values(), PHASES):
-            assert np.allclose(frame[list(members)].sum(axis=1), 1)
-    devices = loaded.devices
-    assert len(devices) == 2018
+        assert frame.shape[1] == 37
+        for members in SHARES:
+            np.testing.assert_allclose(frame[members].sum(axis=1), 1)

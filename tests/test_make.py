@@ -8,13 +8,13 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-TOOLS = "awk bash cat cksum cut grep make rm sed sh".split()
+TOOLS = "awk bash cat cksum cut grep make rm sed sh test".split()
+TARGETS = re.findall(r"^([.a-z]+):.*## ", MAKEFILE, re.MULTILINE)
 pytestmark = pytest.mark.skipif(
     shutil.which("make") is None, reason="make is not installed"
 )
@@ -40,8 +40,9 @@ def tree(tmp_path):
     return tmp_path
 
 
-def stub(path, log, failing="no such step"):
-    path.write_text(STUB.format(log=log, failing=failing), encoding="utf-8")
+def stub(tree, name="python3.11", failing="no such step"):
+    path = tree / "bin" / name
+    path.write_text(STUB.format(log=tree / "log", failing=failing))
     path.chmod(0o755)
 
 
@@ -53,49 +54,50 @@ def make(tree, *arguments):
         env={"PATH": str(tree / "bin"), "HOME": str(tree)},
         capture_output=True,
         text=True,
-        timeout=60,
     )
 
 
-def targets():
-    documented = re.findall(r"^([.a-z]+):.*## ", MAKEFILE, re.MULTILINE)
-    phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
-    return documented, phony[1].split()
+def refused(tree, *arguments):
+    """Return the one line with which make refuses."""
+    done = make(tree, *arguments)
+    assert done.returncode != 0
+    message, own = done.stderr.splitlines()
+    assert own.startswith("make: ***")
+    return message
 
 
 def test_help_is_the_default_and_lists_every_target(tree):
-    documented, phony = targets()
-    assert sorted(documented) == sorted(phony)
-    shown = make(tree)
-    assert shown.returncode == 0, shown.stderr
-    assert shown.stdout == make(tree, "help").stdout
-    listed = re.findall(r"^  make (\S+) +\S", shown.stdout, re.MULTILINE)
-    assert listed == documented
+    phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", MAKEFILE, re.MULTILINE)
+    assert sorted(TARGETS) == sorted(phony[1].replace("\\", "").split())
+    shown = make(tree).stdout
+    assert shown == make(tree, "help").stdout
+    listed = re.findall(r"^  make (\S+) +\S", shown, re.MULTILINE)
+    assert listed == TARGETS
 
 
 def test_every_target_can_be_planned(tree):
-    stub(tree / "bin" / "python3.11", tree / "log")
-    for target in targets()[0]:
-        planned = make(tree, "-n", target)
-        assert planned.returncode == 0, planned.stderr
+    stub(tree)
+    plans = {target: make(tree, "-n", target) for target in TARGETS}
+    assert not [name for name, plan in plans.items() if plan.returncode]
+    book, test, check = (plans[n].stdout for n in ("book", "test", "check"))
+    assert "build . -n -W --keep-going" in book
+    assert book.index("rm -rf _build/html") < book.index("build . -n")
+    for plan in (test, check):
+        assert "-n 2 --dist loadfile" in plan
+        assert "build . " not in plan, "no second build"
 
 
-def test_the_book_is_built_strictly_and_from_clean(tree):
-    stub(tree / "bin" / "python3.11", tree / "log")
-    plan = make(tree, "-n", "book").stdout
-    assert "jupyter-book build . -n -W --keep-going" in plan
-    assert plan.index("rm -rf _build/html") < plan.index("jupyter-book build")
+def test_without_a_book_the_check_is_refused_in_one_line(tree):
+    stub(tree)
+    assert "run make book first" in refused(tree, "check")
 
 
 @pytest.mark.parametrize("given", [[], ["BROWSER=./none"]])
 def test_without_a_browser_the_pdf_is_refused_in_one_line(tree, given):
-    stub(tree / "bin" / "python3.11", tree / "log")
-    refused = make(tree, "pdf", *given)
-    assert refused.returncode != 0
-    message, own = refused.stderr.splitlines()
+    stub(tree)
+    message = refused(tree, "pdf", *given)
     assert message.startswith("No Chromium or Chrome found")
     assert "BROWSER=..." in message
-    assert own.startswith("make: ***")
     assert not (tree / ".venv").exists()
 
 
@@ -105,45 +107,37 @@ def test_without_a_python_one_line_says_so(tree, given):
     shim = tree / "bin" / "python3.12"
     shim.write_text("#!/bin/sh\nexit 127\n", encoding="utf-8")
     shim.chmod(0o755)
-    refused = make(tree, "test", *given)
-    assert refused.returncode != 0
-    message, own = refused.stderr.splitlines()
+    message = refused(tree, "test", *given)
     assert message.startswith("No Python 3.11, 3.12 or 3.13")
     assert "PYTHON=..." in message
-    assert own.startswith("make: ***")
     assert not (tree / ".venv").exists()
 
 
 def test_a_shim_that_fails_is_passed_over(tree):
-    stub(tree / "bin" / "python3.11", tree / "log", failing="ensurepip")
-    stub(tree / "bin" / "python3.13", tree / "log")
+    stub(tree, failing="ensurepip")
+    stub(tree, "python3.13")
     assert "'python3.13' -m venv" in make(tree, "-n", ".venv").stdout
 
 
 def test_installs_once_completes_and_recovers(tree):
-    log = tree / "log"
-    python = tree / "bin" / "python3.11"
-
-    def steps():
-        done = log.read_text(encoding="utf-8") if log.exists() else ""
-        log.unlink(missing_ok=True)
-        return [
-            line
-            for line in done.splitlines()
-            if line.startswith("-m") and "--help" not in line
-        ]
+    def steps(folder=tree):
+        """Make the environment; return the status and what was run."""
+        (tree / "log").write_text("")
+        status = make(folder, ".venv").returncode
+        log = (tree / "log").read_text().splitlines()
+        return status, [line for line in log if line.startswith("-m")]
 
     # interrupted in the second step: no stamp, and no sign of success
-    stub(python, log, failing="--requirement")
-    assert make(tree, ".venv").returncode != 0
-    assert len(steps()) == 3
+    stub(tree, failing="--requirement")
+    status, begun = steps()
+    assert status != 0
+    assert len(begun) == 3
     assert not list(tree.glob(".venv/.stamp-*"))
 
     # made anew, torch first
-    stub(python, log)
-    again = make(tree, ".venv")
-    assert again.returncode == 0, again.stderr
-    new, torch, lock, ours = steps()
+    stub(tree)
+    status, (new, torch, lock, ours) = steps()
+    assert status == 0
     assert new == "-m venv --clear .venv"
     assert torch.endswith(" torch")
     assert lock.endswith("--requirement requirements.lock")
@@ -152,18 +146,15 @@ def test_installs_once_completes_and_recovers(tree):
     # nothing changed, though the files are newer than the stamp
     later = os.stat(tree / "Makefile").st_mtime + 3600
     os.utime(tree / "requirements.lock", (later, later))
-    assert make(tree, ".venv").returncode == 0
-    assert steps() == []
+    assert steps() == (0, [])
 
     # the lock changed: brought up to date, not made anew
     with (tree / "requirements.lock").open("a", encoding="utf-8") as file:
         file.write("# one more line\n")
-    assert make(tree, ".venv").returncode == 0
-    assert steps() == [torch, lock, ours]
+    assert steps() == (0, [torch, lock, ours])
     assert len(list(tree.glob(".venv/.stamp-*"))) == 1
 
     # moved: scripts name the old folder, so the environment is made anew
     moved = tree.with_name(tree.name + "-moved")
     shutil.copytree(tree, moved, symlinks=True)
-    assert make(moved, ".venv").returncode == 0
-    assert steps() == [new, torch, lock, ours]
+    assert steps(moved) == (0, [new, torch, lock, ours])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,18 +46,9 @@ def use_style() -> None:
 def stamp(figure: Figure, source: str) -> Figure:
     """Write TWIN across a figure whose data were generated."""
     if source == "twin":
-        figure.text(
-            0.5,
-            0.5,
-            "TWIN",
-            fontsize=48,
-            color="0.35",
-            alpha=0.3,
-            ha="center",
-            va="center",
-            rotation=25,
-            zorder=10,
-        )
+        look: dict[str, Any] = {"fontsize": 48, "color": "0.35", "alpha": 0.3}
+        look |= {"ha": "center", "va": "center", "rotation": 25, "zorder": 10}
+        figure.text(0.5, 0.5, "TWIN", **look)
     return figure
 
 
@@ -77,34 +69,35 @@ def claims_table(
 ) -> str:
     """Return judged claims as HTML, each value linked to its cell.
 
-    Parameters
-    ----------
-    assessed
-        Rows of :func:`nestedae_utils.book.claims.assess` for a build's results.
-    kept
-        The same rows for the reference, shown beside what the twin gave.
-    folder
-        Path from the page to the chapters' pages, ending in a slash.
+    ``assessed`` are rows of :func:`claims.assess`; the same rows of the
+    reference, ``kept``, stand beside what the twin gave.  The chapters' pages
+    are in ``folder``, which ends in a slash.
     """
     rows = []
-    for here, ours in zip(
+    for one, ours in zip(
         assessed.to_dict("records"), kept.to_dict("records"), strict=True
     ):
-        claim = claims.claims()[here["claim"]]
-        verdict = here["verdict"]
-        kind = verdict.lower().replace(" ", "-")
+        verdict, words = one["verdict"], escape(one["words"])
+        kind = f"verdict {verdict.lower().replace(' ', '-')}"
+        mark = f"{claims.MARKS[verdict]}&nbsp;{verdict}"
         row = {
-            "claim": f"{escape(claim.words)} <em>{escape(claim.reason)}</em>",
-            "verdict": f'<span class="verdict {kind}">'
-            f"{claims.MARKS[verdict]}&nbsp;{verdict}</span>",
-            "paper": escape(here["paper"]),
+            "claim": f"{words} <em>{escape(one['reason'])}</em>",
+            "verdict": f'<span class="{kind}">{mark}</span>',
+            "paper": escape(one["paper"]),
         }
-        for column, place, name in (
-            ("as made", "made at", claim.as_made),
-            ("as it should be", "should at", claim.as_should),
+        for column, at, name in (
+            ("as made", "made at", "as_made"),
+            ("as it should be", "should at", "as_should"),
         ):
-            row[column] = _linked(here[column], here[place], name, folder)
-        row["place"] = claim.where
+            row[column] = one[column]
+            if one[at]:
+                chapter, cell = one[at]
+                page = f"{folder}{chapter}.html"
+                page += f"#cell-{cell}" if cell else ""
+                title = escape(claims.quantities()[one[name]].meaning)
+                link = f'<a href="{page}" title="{title}">{one[column]}</a>'
+                row[column] = link
+        row["place"] = one["where"]
         if verdict == claims.TWIN:
             for column in ("as made", "as it should be"):
                 row[f"reference, {column}"] = ours[column]
@@ -115,18 +108,6 @@ def claims_table(
     return f'<div class="claims">{scrolling(table, escape=False)}</div>'
 
 
-def _linked(
-    text: str, place: tuple[str, int | None] | None, name: str, folder: str
-) -> str:
-    """Return a value as a link to the cell that computed it."""
-    if not place:
-        return text
-    chapter, cell = place
-    address = f"{folder}{chapter}.html" + (f"#cell-{cell}" if cell else "")
-    meaning = escape(claims.quantities()[name].meaning)
-    return f'<a href="{address}" title="{meaning}">{text}</a>'
-
-
 def parity(
     ax: Axes,
     observed: np.ndarray,
@@ -135,65 +116,38 @@ def parity(
 ) -> Axes:
     """Draw predictions against observations, with the line of equality.
 
-    Parameters
-    ----------
-    ax
-        Where to draw.
-    observed
-        Shape (n,).
-    predicted
-        For each kind of rows, ``"train"`` and ``"validation"``, its
-        predictions, shape (n,).
-    label
-        Quantity and unit.
+    Both have shape (n,); ``predicted`` may have "train" and "validation".
     """
-    ends = [float(np.min(observed)), float(np.max(observed))]
-    for name, size in (("train", 2.0), ("validation", 3.0)):
+    for name, marker, size in (("train", "o", 2.0), ("validation", "x", 3.0)):
         if name in predicted:
-            ax.plot(
-                observed,
-                predicted[name],
-                linestyle="",
-                marker="o" if name == "train" else "x",
-                markersize=size,
-                markeredgewidth=0.6,
-                color=COLOURS[name],
-                alpha=0.6,
-                label=name,
-            )
+            look: dict[str, Any] = {"marker": marker, "markersize": size}
+            look |= {"color": COLOURS[name], "markeredgewidth": 0.6}
+            look |= {"linestyle": "", "alpha": 0.6, "label": name}
+            ax.plot(observed, predicted[name], **look)
+    ends = [float(np.min(observed)), float(np.max(observed))]
     ax.plot(ends, ends, color="0.2", linewidth=0.8)
-    ax.set_xlabel(f"observed {label}")
-    ax.set_ylabel(f"predicted {label}")
+    ax.set(xlabel=f"observed {label}", ylabel=f"predicted {label}")
     ax.legend(markerscale=2)
     return ax
 
 
 def learning_curves(
-    ax: Axes,
-    curves: Mapping[str, np.ndarray],
-    label: str,
+    ax: Axes, epochs: np.ndarray, curves: Mapping[str, np.ndarray], label: str
 ) -> Axes:
-    """Draw histories (R, epochs): the mean over replicas and their range."""
+    """Draw histories: the mean over replicas and their range.
+
+    ``epochs`` (k,) are those that were measured; ``curves`` has values (R, k)
+    by the words of the legend.
+    """
+    lines = ("-", "--", ":", "-.")
     for index, (name, values) in enumerate(curves.items()):
-        epochs = np.arange(1, values.shape[1] + 1)
         colour = COLOURS["train" if name.startswith("train") else "validation"]
-        ax.plot(
-            epochs,
-            values.mean(0),
-            color=colour,
-            linestyle=("-", "--", ":", "-.")[index % 4],
-            linewidth=1,
-            label=name,
-        )
+        look = {"color": colour, "linewidth": 1, "label": name}
+        ax.plot(epochs, values.mean(0), lines[index % 4], **look)
+        low, high = values.min(0), values.max(0)
         ax.fill_between(
-            epochs,
-            values.min(0),
-            values.max(0),
-            color=colour,
-            alpha=0.12,
-            linewidth=0,
+            epochs, low, high, color=colour, alpha=0.12, linewidth=0
         )
-    ax.set_xlabel("epoch")
-    ax.set_ylabel(label)
+    ax.set(xlabel="epoch", ylabel=label)
     ax.legend()
     return ax

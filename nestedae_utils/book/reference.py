@@ -1,8 +1,9 @@
-"""Refresh ``data/reference``: ``python -m nestedae_utils.book.reference FOLDER``.
+"""Refresh ``data/reference``: ``python -m nestedae_utils.book.reference DIR``.
 
-The folder holds the results of a full run of all chapters; ``make reference``
-makes that run.  Only runs with the paper's data and settings are kept.  The
-README's pictures come from the same run.
+The folder DIR holds the results of a full run of all chapters; ``make
+reference`` makes that run.  Our own numbers of it are kept, without the
+paper's, if it had the paper's data and the book's settings; the README's
+pictures come from the same run.
 """
 
 from __future__ import annotations
@@ -23,51 +24,39 @@ PICTURES = {
 """The README's pictures, each with its notebook and its figure's name."""
 
 
-def refresh(results: Path, reference: Path = records.REFERENCE) -> list[Path]:
-    """Keep our own numbers of every chapter's results.
-
-    Raises
-    ------
-    DataError
-        If there are no results, or a chapter used the twin or other
-        settings than the paper's; nothing is written then.
-    """
-    found = records.results_of(results)
-    if not found:
+def refresh(results: Path, reference: Path) -> list[Path]:
+    """Keep every chapter's results, or, with a DataError, none of them."""
+    chapters = records.results_of(results)
+    if not chapters:
         raise DataError(
             f"{results}: no results there; run the chapters first, with "
             "`make reference`."
         )
-    for name, content in found.items():
+    for name, content in chapters.items():
         if content["data_source"] == "twin" or not content["as_in_paper"]:
             raise DataError(
                 f"{name}: run on {content['data_source']!r} data with "
                 f"{content['parameters']}; the reference takes the paper's "
                 "data and settings only."
             )
+        content["records"] = [
+            {key: one[key] for key in records.OURS}
+            for one in content["records"]
+        ]
     return [
-        records.write_json(
-            reference / f"{name}.json", records.own_numbers(content)
-        )
-        for name, content in found.items()
+        records.write_json(reference / f"{name}.json", content)
+        for name, content in chapters.items()
     ]
 
 
 def picture(notebook: Path, name: str) -> str:
-    """Return the SVG of a figure of an executed notebook.
-
-    Raises
-    ------
-    DataError
-        If no cell with that figure name has one.
-    """
+    """Return the SVG of a figure of an executed notebook."""
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         figure = cell["metadata"].get("mystnb", {}).get("figure", {})
-        if figure.get("name") != name:
-            continue
-        for output in cell["outputs"]:
-            if "image/svg+xml" in output.get("data", {}):
-                return "".join(output["data"]["image/svg+xml"])
+        outputs = cell["outputs"] if figure.get("name") == name else []
+        for data in (output.get("data", {}) for output in outputs):
+            if "image/svg+xml" in data:
+                return "".join(data["image/svg+xml"])
     raise DataError(
         f"{notebook}: no figure {name!r} with an SVG; execute the notebook."
     )
@@ -75,13 +64,12 @@ def picture(notebook: Path, name: str) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m nestedae_utils.book.reference FOLDER")
+        sys.exit("usage: python -m nestedae_utils.book.reference DIR")
     try:
         folder = Path(sys.argv[1])
-        for path in refresh(folder):
-            print(path)
+        written = refresh(folder, records.REFERENCE)
         drawn = {
-            DATA.parent / "images" / f"{name}.svg": picture(
+            DATA.with_name("images") / f"{name}.svg": picture(
                 folder / f"{notebook}.ipynb", figure
             )
             for name, (notebook, figure) in PICTURES.items()
@@ -89,6 +77,6 @@ if __name__ == "__main__":
         for path, svg in drawn.items():
             path.parent.mkdir(exist_ok=True)
             path.write_text(svg, encoding="utf-8")
-            print(path)
+        print(*written, *drawn, sep="\n")
     except (DataError, OSError) as error:
         sys.exit(f"reference: {error}")

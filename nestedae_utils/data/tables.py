@@ -1,41 +1,141 @@
-"""The perovskite tables of one source: the public files, or the twin."""
+"""The one CSV reader and validator, and the tables of one source."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
+from hashlib import sha256
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import pandera.pandas as pa
 
-from nestedae_utils.data import twin
+from nestedae_utils.data import perovskites, twin
 from nestedae_utils.data.files import checksums, fetch
-from nestedae_utils.data.perovskites import (
-    read_band_gaps,
-    read_devices,
-    read_fidelity,
-)
-from nestedae_utils.errors import DataUnavailable, choice
+from nestedae_utils.errors import DataError, DataUnavailable, nearest
 
 SOURCES = ("auto", "paper", "twin")
-BAND_GAPS_KEY = "psc_bandgaps_pbe/PSC_bandgaps_dataset.csv"
-DEVICES_KEY = "psc_efficiencies/PSC_efficiencies_dataset.csv"
+_AS_TEXTS = {"header": None, "dtype": str, "keep_default_na": False}
+_NOTHING = ("", "NaN", "nan", "NA", "N/A", "null", "None")
 
-FIDELITY_KEYS = {
-    "PBE": "mhp_multifidelity/PBE_data.csv",
-    "HSE": "mhp_multifidelity/HSE_data.csv",
-    "experiment": "mhp_multifidelity/Expt_data.csv",
-}
+
+def read_text(path: str | Path) -> pd.DataFrame:
+    """Return a CSV table as texts, exactly as they stand in the file.
+
+    A `DataError` tells if there is no file, it is no table, or has no rows.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise FileNotFoundError
+        frame = pd.read_csv(
+            path, encoding="utf-8-sig", compression=None, **_AS_TEXTS
+        ).fillna("")
+    except FileNotFoundError:
+        fault = "no such file; the path of a CSV table is allowed"
+    except pd.errors.EmptyDataError:
+        fault = "the file is empty; a header and rows are needed"
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        fault = f"not a CSV table ({reason}); separate fields by commas, and "
+        fault += "save it as UTF-8"
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror})"
+    else:
+        if len(frame) > 1:
+            rows = frame.iloc[1:].reset_index(drop=True)
+            return rows.set_axis(frame.iloc[0].tolist(), axis=1)
+        fault = "the table has a header, but no rows"
+    raise DataError(f"{path}: {fault}.")
+
+
+def read(path: str | Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """Return the columns that have a title in a schema, by their names.
+
+    They are converted and checked. A `DataError` tells of the first column
+    that is missing or stands twice, or of the first value not allowed.
+    """
+    texts = read_text(path)
+    titles = {n: c.title for n, c in schema.columns.items() if c.title}
+    schema = schema.remove_columns(
+        [n for n in schema.columns if n not in titles]
+    )
+    for title in titles.values():
+        if (count := texts.columns.tolist().count(title)) != 1:
+            state = "stands twice." if count else "is missing."
+            hint = "" if count else nearest(title, texts.columns)
+            raise DataError(f"{path}: column {title!r} {state}{hint}")
+    texts = texts[list(titles.values())].set_axis(list(titles), axis=1)
+    texts = texts.apply(lambda column: column.str.strip())
+    texts = texts.mask(texts.isin(_NOTHING))
+    frame = texts.copy()
+    for name in titles:
+        if str(schema.columns[name].dtype) == "float64":
+            frame[name] = _numbers(texts[name], schema.columns[name])
+    try:
+        return schema.validate(frame)
+    except pa.errors.SchemaError as error:
+        raise _fault(path, texts, titles, error) from None
+
+
+def _numbers(texts: pd.Series, column: pa.Column) -> pd.Series:
+    numbers = pd.to_numeric(texts, errors="coerce").astype(float)
+    # What is no number becomes one that no range allows.
+    wrong = numbers.isna() & (texts.notna() | (not column.nullable))
+    missing = pd.to_numeric(column.metadata["missing"], errors="coerce")
+    return numbers.mask(wrong, np.inf).mask(numbers == missing)
+
+
+def _fault(
+    path: str | Path, texts: pd.DataFrame, titles: dict[str, str], error: Any
+) -> DataError:
+    """Turn what pandera found first into one line."""
+    of_column = isinstance(error.schema, pa.Column)
+    check = error.schema.checks[0] if of_column else error.check
+    rows = sorted(set(error.failure_cases["index"]))
+    names = check.name.split(", ")
+    values = texts.loc[rows[0], names].tolist()
+    found = ["nothing" if pd.isna(v) else repr(v) for v in values]
+    more = f" ({len(rows) - 1} further lines)" if rows[1:] else ""
+    # Line 1 is the header.
+    return DataError(
+        f"{path}: column {', '.join(repr(titles[name]) for name in names)}, "
+        f"line {rows[0] + 2}: {', '.join(found)} found, {check.error} is "
+        f"allowed{more}."
+    )
+
+
+def read_devices(path: str | Path) -> pd.DataFrame:
+    """Return the published device table, (n, 41); raises as `read`.
+
+    Its fractions are made of a site's ions, "Cs; MA", and their coefficients.
+    """
+    frame, rows = read(path, perovskites.DEVICE_FILE), []
+    fractions = cache(perovskites.site_fractions)
+    for line, row in enumerate(frame.to_dict("records"), 2):
+        formula = ""
+        for site in perovskites.SITES:
+            texts = row[f"{site}_ions"], row[f"{site}_coefficients"]
+            words = [text.replace(" ", "").split(";") for text in texts]
+            formula += "".join(chain(*zip_longest(*words, fillvalue="")))
+        try:
+            rows.append(fractions(formula))
+        except DataError as error:
+            raise DataError(f"{path}: line {line}: {error}") from None
+    frame[list(perovskites.IONS)] = np.stack(rows)
+    return frame[list(perovskites.DEVICES.columns)]
 
 
 @dataclass(frozen=True)
 class Tables:
     """Both tables in canonical columns, and where they come from.
 
-    ``band_gaps`` (494, 31) and ``devices`` (2018, 41) as
-    `perovskites.read_band_gaps` and `perovskites.read_devices` return them;
-    ``source`` is ``"paper"`` or ``"twin"``; ``checksums`` has the sha256 of
-    each file by its key, or of each generated table by its name.
+    The source is ``"paper"`` or ``"twin"``; checksums are the sha256 of files
+    by their keys, or of generated tables by their names.
     """
 
     band_gaps: pd.DataFrame
@@ -44,128 +144,44 @@ class Tables:
     checksums: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Fidelities:
-    """Gaps at three fidelities and the devices, and where they come from.
-
-    ``PBE`` (570, 37), ``HSE`` (347, 37) and ``experiment`` (97, 37) as
-    `perovskites.read_fidelity` returns them, by these names in ``gaps``;
-    ``devices``, ``source`` and ``checksums`` as in `Tables`.
-    """
-
-    gaps: dict[str, pd.DataFrame]
-    devices: pd.DataFrame
-    source: str
-    checksums: dict[str, str]
-
-
-def resolve_source(
-    data_source: str, keys: Iterable[str] = (BAND_GAPS_KEY, DEVICES_KEY)
-) -> str:
-    """Return ``"paper"`` or ``"twin"``.
-
-    Parameters
-    ----------
-    data_source
-        ``"paper"``, ``"twin"``, or ``"auto"``: the public files if all of
-        them can be had, else the twin.
-    keys
-        The files' keys.
-
-    Raises
-    ------
-    ParameterError
-        If it is none of the three.
-    DataError
-        If a file is there but faulty: generated data must not stand in for a
-        damaged file unseen.
-    """
-    choice("data_source", data_source, SOURCES)
-    if data_source != "auto":
-        return data_source
-    try:
-        for key in keys:
-            fetch(key)
-    except DataUnavailable:
-        return "twin"
-    return "paper"
+Source = tuple[str, Callable[[Path], pd.DataFrame], Callable[[], pd.DataFrame]]
+BAND_GAPS: Source = (
+    "psc_bandgaps_pbe/PSC_bandgaps_dataset.csv",
+    partial(read, schema=perovskites.BAND_GAPS),
+    twin.band_gaps,
+)
+DEVICES: Source = (
+    "psc_efficiencies/PSC_efficiencies_dataset.csv",
+    read_devices,
+    twin.devices,
+)
+"""A file's key, its reader, and what generates the table's twin."""
 
 
 def load(data_source: str = "auto") -> Tables:
-    """Return both tables, validated.
+    """Return band gaps (494, 31) and devices (2018, 41), as `obtain`."""
+    return obtain(Tables, data_source, band_gaps=BAND_GAPS, devices=DEVICES)
 
-    Parameters
-    ----------
-    data_source
-        As in `resolve_source`. The twin is that of seed 0.
 
-    Raises
-    ------
-    ParameterError, DataError, DataUnavailable
-        As `resolve_source`, `datasets.fetch` and the readers.
+def obtain(kind: Callable, data_source: str, **tables: Source) -> Any:
+    """Return tables, their source and their checksums, as a `Tables` or so.
+
+    The source is ``"paper"`` or ``"twin"``; ``"auto"`` is the paper if all
+    files can be had. One that is there but damaged is an error: generated
+    data never stand in for it unseen.
     """
-    if resolve_source(data_source) == "twin":
-        return _twin()
-    return Tables(
-        band_gaps=read_band_gaps(fetch(BAND_GAPS_KEY)),
-        devices=read_devices(fetch(DEVICES_KEY)),
-        source="paper",
-        checksums=checksums(BAND_GAPS_KEY, DEVICES_KEY),
-    )
-
-
-def load_fidelities(data_source: str = "auto") -> Fidelities:
-    """Return the three fidelity tables and the devices, validated.
-
-    Parameters
-    ----------
-    data_source
-        As in `resolve_source`: all four tables are the public ones, or all
-        are the twin's, of seed 0.
-
-    Raises
-    ------
-    ParameterError, DataError, DataUnavailable
-        As `resolve_source`, `datasets.fetch` and the readers.
-    """
-    keys = (*FIDELITY_KEYS.values(), DEVICES_KEY)
-    if resolve_source(data_source, keys) == "twin":
-        gaps, devices = twin.fidelities(), twin.devices()
-        made = {**gaps, "devices": devices}
-        return Fidelities(
-            gaps=gaps,
-            devices=devices,
-            source="twin",
-            checksums={
-                f"twin/{name}": frame_sha256(frame)
-                for name, frame in made.items()
-            },
-        )
-    return Fidelities(
-        gaps={
-            name: read_fidelity(fetch(key))
-            for name, key in FIDELITY_KEYS.items()
-        },
-        devices=read_devices(fetch(DEVICES_KEY)),
-        source="paper",
-        checksums=checksums(*keys),
-    )
-
-
-def _twin() -> Tables:
-    band_gaps, devices = twin.band_gaps(), twin.devices()
-    return Tables(
-        band_gaps=band_gaps,
-        devices=devices,
-        source="twin",
-        checksums={
-            "twin/band_gaps": frame_sha256(band_gaps),
-            "twin/devices": frame_sha256(devices),
-        },
-    )
-
-
-def frame_sha256(frame: pd.DataFrame) -> str:
-    """Return the sha256 of a generated table."""
-    text = frame.to_csv(index=False, lineterminator="\n")
-    return hashlib.sha256(text.encode()).hexdigest()
+    keys = [key for key, _, _ in tables.values()]
+    if data_source == "auto":
+        try:
+            data_source = "paper" if all(map(fetch, keys)) else "twin"
+        except DataUnavailable:
+            data_source = "twin"
+    if data_source == "paper":
+        frames = {n: read(fetch(key)) for n, (key, read, _) in tables.items()}
+        return kind(**frames, source="paper", checksums=checksums(*keys))
+    frames = {name: generate() for name, (*_, generate) in tables.items()}
+    sums = {}
+    for name, frame in frames.items():
+        text = frame.to_csv(index=False, lineterminator="\n")
+        sums[f"twin/{name}"] = sha256(text.encode()).hexdigest()
+    return kind(**frames, source="twin", checksums=sums)

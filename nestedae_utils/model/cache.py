@@ -15,6 +15,8 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import threading
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +30,8 @@ from nestedae_utils.errors import replacing
 
 LIBRARIES = ("numba", "numpy", "pandas", "scikit-learn", "scipy", "torch")
 PACKAGE = Path(__file__).resolve().parents[1]
+# Python 3.11's ast fails where two threads parse at once
+_PARSING = threading.Lock()
 
 Result = TypeVar("Result")
 
@@ -80,7 +84,8 @@ def digest(paths: Iterable[Path], libraries: Iterable[str] = ()) -> str:
 @functools.cache
 def source_digest(module: str) -> str:
     """Return a digest of what the results of a module depend on."""
-    return digest(sources(module), LIBRARIES)
+    with _PARSING:
+        return digest(sources(module), LIBRARIES)
 
 
 def fingerprint(value: Any) -> str:
@@ -129,7 +134,7 @@ def load(key: str) -> dict[str, np.ndarray] | None:
         with np.load(path) as kept:
             return dict(kept)
     # cut short or altered: as if it were not there
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 

@@ -1,525 +1,571 @@
 """Training: replicas in, parameters and histories out.
 
-All replicas (folds times seeds) are trained at once.  A replica's result
-does not depend on its neighbours: its first weights, its shuffling and its
-dropout come from its own seed; ragged folds and last batches are masked; and
-Adam keeps a step count of its own for each replica.
+All replicas (folds, seeds, sizes) train at once, on one of two paths.  The
+definition is autograd over stacked replicas, on any device and for any net;
+`dense` does the same on the CPU with a compiled kernel, where it knows all
+parts of a scale.  A replica's result does not depend on its neighbours: its
+first weights, shuffling, dropout and noise come from its own seed, ragged
+folds are masked, and Adam counts each replica's steps.  Hence each replica
+is kept in the cache by itself, and found again whoever trains it beside
+others; what is interrupted keeps the replicas that are done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import joblib
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from nestedae_utils import errors as checks
-from nestedae_utils.errors import ParameterError
-from nestedae_utils.model.scales import (
-    LOSSES,
-    Head,
-    Network,
-    Scale,
-    initial_parameters,
-    resolve_device,
-)
+from nestedae_utils.errors import ParameterError, nearest
+from nestedae_utils.model import cache, dense, networks
+from nestedae_utils.model.layers import CODES
+from nestedae_utils.model.progress import bar
+from nestedae_utils.model.replicas import Replicas
+from nestedae_utils.model.scales import Scale
 
-Split = tuple[np.ndarray, np.ndarray]
-History = dict[str, dict[str, np.ndarray]]
+VIEWS = ("train_per_sample", "validation_as_made", "validation_per_sample")
+KINDS = ("train_as_made", *VIEWS)
+DENSELY = 200
+"""Last epochs after which all rows are measured; before, ever more rarely."""
+TOGETHER = 50
+"""Replicas that the reference path stacks on the CPU."""
 
-HISTORIES = (
-    "train_as_made",
-    "train_per_sample",
-    "validation_as_made",
-    "validation_per_sample",
-)
-KEEP = ("last", "best")
+tally: Counter[str] = Counter()
+"""Replicas and replica-steps of this process: ``dense``, ``reference`` (what
+ran) and ``found`` (in the cache), each with `` replicas`` and `` steps``."""
 
 
 @dataclass(frozen=True)
-class Training:
-    """What a training returns.
+class History:
+    """Metrics of R replicas after some epochs.
 
     Attributes
     ----------
-    parameters
-        Shape (R, P), float32: of the last epoch that the replica trained,
-        or of its best one.
-    history
-        Four histories, each a mapping from ``<head>_<metric>`` (and
-        ``loss``, the weighted sum of the heads' losses without L1) to an
-        array (R, epochs).
-
+    epochs
+        Shape (k,), counted from 1: the last ones, and before that on a
+        stride that looks even on a logarithmic axis.
+    values
+        Four kinds, each a mapping from ``<head>_<metric>`` (and ``loss``,
+        the weighted sum of the heads' losses) to an array (R, k).
         ``train_as_made`` is the mean over the epoch's batches with dropout
         on and the weights moving; ``validation_as_made`` the unweighted
-        mean over the validation batches, as the paper's code logs them.
-        The ``per_sample`` ones are means over rows at the epoch's end,
-        dropout off.  A replica that has stopped has NaN from then on.
-    last_epoch, best_epoch
-        Shape (R,), counted from 0: the last one trained, and the one of
-        the lowest ``validation_per_sample`` loss.
+        mean over the validation batches, as the paper's code logs them; the
+        ``per_sample`` ones are means over rows, dropout off.
     """
 
-    parameters: np.ndarray
+    epochs: np.ndarray
+    values: Mapping[str, Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Parameters by name, each (R, rows, columns), and their history."""
+
+    parameters: dict[str, np.ndarray]
     history: History
-    last_epoch: np.ndarray
-    best_epoch: np.ndarray
 
 
 def train(
     scale: Scale,
     inputs: np.ndarray,
     targets: Mapping[str, np.ndarray],
-    splits: Sequence[Split],
-    seeds: Sequence[int],
+    replicas: Replicas,
     *,
     epochs: int,
     batch_size: int,
     learning_rate: float,
-    device: str = "auto",
-    patience: int = 0,
-    min_delta: float = 0.0,
-    keep: str = "last",
-    latents: Sequence[int] | None = None,
-    every: int = 1,
-) -> Training:
-    """Train R replicas of a scale together with Adam (arXiv:1412.6980).
+    device: str = "cpu",
+) -> Trained:
+    """Train the replicas of a scale with Adam (arXiv:1412.6980).
 
     Parameters
     ----------
-    scale
-        The declaration.
-    inputs
-        Scaled inputs, shape (n, width), or (R, n, width) where they differ
-        between replicas.
-    targets
-        For every head its scaled target, shape (n, width) or (R, n, width).
-    splits
-        For every replica its training and validation rows.
-    seeds
-        For every replica its seed.
-    epochs, batch_size, learning_rate
-        As named.
+    inputs, targets
+        Scaled, (n, width), or (R, n, width) where replicas differ; a target
+        for every head.
+    replicas
+        Their rows and seeds, and with a label ``latent`` their latents.
     device
-        See :func:`nestedae_utils.model.scales.resolve_device`.
-    patience, min_delta
-        A replica stops after ``patience`` epochs in which its validation
-        loss has not fallen by more than ``min_delta``; 0 means never.
-    keep
-        Parameters of the ``"last"`` or the ``"best"`` epoch.
-    latents
-        For every replica its number of latents, at most ``scale.latent``.
-    every
-        The histories hold every such epoch and the last one, NaN between.
+        See :func:`resolve_device`.
 
     Raises
     ------
     ParameterError
-        If a parameter is not allowed, or the loss stops being finite.
+        If there is no such device, or the loss stops being finite.
     """
-    checks.whole("epochs", epochs, 1)
-    checks.whole("batch_size", batch_size, 1)
-    checks.real("learning_rate", learning_rate, positive=True)
-    checks.whole("patience", patience, 0)
-    checks.real("min_delta", min_delta, 0)
-    checks.choice("keep", keep, KEEP)
-    checks.whole("every", every, 1)
-    if every > 1 and (patience or keep == "best"):
-        raise ParameterError(
-            f"every: {every} given, only 1 is allowed with a patience or "
-            "with keep 'best', which look at every epoch."
-        )
-    check_replicas(splits, seeds, latents)
     place = resolve_device(device)
-    replicas = len(splits)
-    sizes = latents if latents is not None else [None] * replicas
-    flat = torch.tensor(
-        np.stack(
-            [
-                initial_parameters(scale, seed, size)
-                for seed, size in zip(seeds, sizes, strict=True)
-            ]
-        ),
-        device=place,
+    path = (
+        "dense" if dense.knows(scale) and place.type == "cpu" else "reference"
     )
-    rows = _Rows(scale, inputs, targets, splits, batch_size, place)
-    network = Network(scale, flat)
-    gradient = Network(scale, torch.zeros_like(flat))
-    # One leaf a replica: Adam then counts steps for each of them, and a
-    # replica without a gradient (no batch left, or stopped) stays as it is.
-    leaves = [flat[replica] for replica in range(replicas)]
-    adam = torch.optim.Adam(leaves, lr=learning_rate, fused=True)
-    streams = [_Stream(seed) for seed in seeds]
-
-    history: History = {name: {} for name in HISTORIES}
-    running = np.ones(replicas, dtype=bool)
-    last_epoch = np.zeros(replicas, dtype=int)
-    best_epoch = np.zeros(replicas, dtype=int)
-    best_loss = np.full(replicas, np.inf)
-    lowest = np.full(replicas, np.inf)
-    fallen = np.zeros(replicas, dtype=int)
-    best_flat = flat.clone()
-    counted = tqdm(
-        range(epochs), scale.name, disable=not checks.watched(), leave=False
-    )
-    with one_thread():
-        for epoch in counted:
-            outputs = _epoch(
-                network, gradient, leaves, adam, rows, streams, running
-            )
-            last_epoch[running] = epoch
-            if (epoch + 1) % every and epoch + 1 < epochs:
-                continue
-            measured = {
-                "train_as_made": _as_made(scale, rows, *outputs),
-                **rows.measure(network),
-            }
-            _record(history, measured, epoch, epochs, running)
-            loss = history["validation_per_sample"]["loss"][:, epoch]
-            if not np.isfinite(loss[running]).all():
-                raise ParameterError(
-                    f"learning_rate: {learning_rate} given, but the loss of "
-                    f"scale {scale.name!r} is not finite in epoch {epoch}; "
-                    "lower it."
-                )
-            better = running & (loss < best_loss)
-            best_loss[better] = loss[better]
-            best_epoch[better] = epoch
-            if keep == "best":
-                chosen = torch.as_tensor(better, device=place)[:, None]
-                best_flat = torch.where(chosen, flat, best_flat)
-            if patience:
-                lower = running & (loss < lowest - min_delta)
-                lowest[lower] = loss[lower]
-                fallen[lower] = epoch
-                running &= epoch - fallen < patience
-                if not running.any():
-                    break
-    final = best_flat if keep == "best" else flat
-    return Training(
-        parameters=final.cpu().numpy().copy(),
-        history=history,
-        last_epoch=last_epoch,
-        best_epoch=best_epoch,
-    )
+    job = Job(scale, *side_by_side(scale, inputs, targets), replicas,
+              epochs, batch_size, learning_rate, place)  # fmt: skip
+    keys = job.keys(path)
+    results: dict[int, Result] = {}
+    for replica, key in enumerate(keys):
+        if kept := cache.load(key):
+            results[replica] = (kept["p"], kept["as_made"], kept["measured"])
+    missing = [r for r in range(len(replicas)) if r not in results]
+    for replica in range(len(replicas)):
+        name = path if replica in missing else "found"
+        tally[f"{name} replicas"] += 1
+        tally[f"{name} steps"] += epochs * job.batches(replica)
+    run = _run_dense if path == "dense" else _run_reference
+    with bar(scale.name, len(missing)) as shown:
+        for replica, result in run(job, missing):
+            names = ("p", "as_made", "measured")
+            cache.store(keys[replica], dict(zip(names, result, strict=True)))
+            results[replica] = result
+            shown.step(1)
+    return job.gather([results[r] for r in range(len(replicas))])
 
 
-def row_metrics(
-    head: Head, output: Tensor, target: Tensor
-) -> dict[str, Tensor]:
-    """Return every row's loss and, for categories, two accuracies.
-
-    ``accuracy_as_made`` is the share of one-hot columns on the right side
-    of 0.5 after a sigmoid of each logit (multilabel, as in the paper's
-    code); ``accuracy`` is top-1.
-    """
-    metrics = {head.loss: LOSSES[head.loss].rows(output, target)}
-    if head.loss == "cross_entropy":
-        right = (output > 0) == (target > 0.5)
-        metrics["accuracy_as_made"] = right.float().mean(-1)
-        # the true class has the largest logit; argmax is far slower
-        picked = (output * target).sum(-1)
-        metrics["accuracy"] = (picked >= output.amax(-1)).float()
-    return metrics
+Result = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of a replica: parameters (P,), ``as_made`` (k, metrics), and ``measured``
+(k, views, metrics)."""
 
 
-class _Stream:
-    """The random numbers of one replica, the same on every device."""
+def side_by_side(
+    scale: Scale, inputs: np.ndarray, targets: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Return one table (1 or R, n, columns), and where each target begins."""
+    parts, columns, start = [inputs], {}, scale.width
+    for head in scale.heads:
+        parts.append(targets[head.name])
+        columns[head.name], start = start, start + head.width
+    wide = [p[None] if p.ndim == 2 else p for p in map(np.asarray, parts)]
+    count = max(map(len, wide))
+    wide = [np.broadcast_to(p, (count, *p.shape[1:])) for p in wide]
+    return np.concatenate(wide, -1).astype(np.float32), columns
 
-    def __init__(self, seed: int) -> None:
-        self.shuffling = np.random.default_rng([seed, 1])
-        self.dropout = np.random.Generator(np.random.SFC64([seed, 2]))
 
-    def keep(self, shape: tuple[int, ...], dropout: float) -> np.ndarray:
-        """Draw which units stay; 16 random bits a unit are enough."""
-        size = int(np.prod(shape))
-        bits = np.frombuffer(self.dropout.bytes(2 * size), dtype=np.uint16)
-        return (bits >= round(dropout * 65536)).reshape(shape)
+@dataclass(frozen=True)
+class Job:
+    """What both paths need to know of a training."""
 
+    scale: Scale
+    table: np.ndarray
+    columns: Mapping[str, int]
+    replicas: Replicas
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    place: torch.device
+    dtype: torch.dtype = torch.float32
 
-class _Rows:
-    """The scaled rows of all replicas, and how batches weigh them."""
-
-    def __init__(
-        self,
-        scale: Scale,
-        inputs: np.ndarray,
-        targets: Mapping[str, np.ndarray],
-        splits: Sequence[Split],
-        batch_size: int,
-        place: torch.device,
-    ) -> None:
-        self.place = place
-        self.replicas = len(splits)
-        self.batch_size = batch_size
-        self.train = [np.asarray(split[0]) for split in splits]
-        # Inputs and targets side by side: one gather serves all of them.
-        parts = [inputs]
-        self.spans: dict[str, slice] = {}
-        start = scale.width
-        for head in scale.heads:
-            column = _place_in_inputs(scale, head)
-            if column is None:
-                column, start = start, start + head.width
-                parts.append(targets[head.name])
-            self.spans[head.name] = slice(column, column + head.width)
-        together = np.concatenate(
-            [self._shared_or_own(part) for part in parts], axis=-1
-        ).astype(np.float32, order="C")
-        self.table = torch.tensor(together, device=place)
-        self.steps = np.array(
-            [-(-len(rows) // batch_size) for rows in self.train]
+    def keys(self, path: str) -> list[str]:
+        """Return for every replica the key of its result."""
+        common = cache.fingerprint(
+            [self.scale.model_dump(), self.epochs, self.batch_size]
+            + [self.learning_rate, path, self.place.type]
+            + [cache.source_digest(__name__)]
         )
-        self.weights = self._batch_weights()
-        self.factors = _by_step(
-            {
-                head.name: self.weights[..., None]
-                * head.weight
-                / (head.width if LOSSES[head.loss].mean else 1)
-                for head in scale.heads
-            }
+        tables = [cache.fingerprint(own) for own in self.table]
+        return [
+            cache.fingerprint(
+                [common, tables[r % len(tables)], self.seed(r), self.latent(r)]
+                + [np.asarray(rows, np.int64) for rows in split]
+            )
+            for r, split in enumerate(self.replicas.splits)
+        ]
+
+    def seed(self, replica: int) -> int:
+        """Return a replica's seed."""
+        return int(self.replicas.labels["seed"][replica])
+
+    def latent(self, replica: int) -> int:
+        """Return a replica's number of latents."""
+        every = [self.scale.latent] * len(self.replicas)
+        return int(self.replicas.labels.get("latent", every)[replica])
+
+    def rows(self, replica: int) -> np.ndarray:
+        """Return a replica's training rows."""
+        return np.asarray(self.replicas.splits[replica][0], np.int64)
+
+    def batches(self, replica: int) -> int:
+        """Return a replica's number of steps in an epoch."""
+        return -(-len(self.rows(replica)) // self.batch_size)
+
+    def initial(self, replica: int) -> np.ndarray:
+        """Return a replica's first parameters (P,), layer by layer."""
+        seed, latent = self.seed(replica), self.latent(replica)
+        drawn = networks.initial(self.scale, seed, latent)
+        return np.concatenate([value.ravel() for value in drawn.values()])
+
+    def views(self, replica: int) -> np.ndarray:
+        """Return the weights that turn row metrics into means, (views, n)."""
+        train, held = self.replicas.splits[replica]
+        weights = np.zeros((len(VIEWS), self.table.shape[1]), np.float32)
+        weights[0, train] = 1 / len(train)
+        batches = -(-len(held) // self.batch_size)
+        weights[1, held] = batch_means(len(held), self.batch_size) / batches
+        weights[2, held] = 1 / len(held)
+        return weights
+
+    def told(self) -> np.ndarray:
+        """Return whether all rows are measured after each epoch."""
+        steps = np.geomspace(1, self.epochs, 120).round().astype(int)
+        told = np.arange(self.epochs) >= self.epochs - DENSELY
+        told[steps - 1] = True
+        return told
+
+    def check(self, p: np.ndarray, values: np.ndarray, epoch: int) -> None:
+        """Refuse parameters or metrics that are not finite."""
+        if not (np.isfinite(p).all() and np.isfinite(values).all()):
+            raise ParameterError(
+                f"learning_rate: {self.learning_rate} given, but the loss of "
+                f"scale {self.scale.name!r} is not finite in epoch {epoch}; "
+                "lower it."
+            )
+
+    def gather(self, results: Sequence[Result]) -> Trained:
+        """Stack the replicas' results."""
+        p, as_made, measured = map(np.stack, zip(*results, strict=True))
+        parameters, start = {}, 0
+        for name, (rows, columns, _) in networks.shapes(self.scale).items():
+            for part, n in (("weight", rows), ("bias", 1)):
+                stop = start + n * columns
+                own = p[:, start:stop].reshape(-1, n, columns)
+                parameters[f"{name}.{part}"], start = own, stop
+        names = networks.metric_names(self.scale)
+        by_kind = {KINDS[0]: as_made}
+        by_kind |= {kind: measured[:, :, v] for v, kind in enumerate(VIEWS)}
+        values = {}
+        for kind, array in by_kind.items():
+            found = {name: array[..., m] for m, name in enumerate(names)}
+            found["loss"] = sum(
+                head.weight * found[f"{head.name}_{head.loss}"]
+                for head in self.scale.heads
+            )
+            values[kind] = found
+        epochs = np.flatnonzero(self.told()) + 1
+        return Trained(parameters, History(epochs, values))
+
+
+def batch_means(count: int, size: int) -> np.ndarray:
+    """Return for each of ``count`` rows one over the size of its batch."""
+    rest = count % size
+    whole = np.full(count - rest, 1 / size)
+    return np.concatenate([whole, np.full(rest, 1 / max(rest, 1))])
+
+
+# --- the fast path -----------------------------------------------------------
+
+
+def _run_dense(
+    job: Job, missing: Sequence[int]
+) -> Iterator[tuple[int, Result]]:
+    """Train replicas on threads; yield each one when it is done."""
+    plan = dense.plan(job.scale, job.columns)
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(max(1, min(len(missing), joblib.cpu_count())))
+    try:
+        running = {pool.submit(_dense, job, plan, r, stop): r for r in missing}
+        for done in as_completed(running):
+            yield running[done], done.result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _dense(
+    job: Job, plan: dense.Plan, replica: int, stop: threading.Event
+) -> Result:
+    """Train one replica with the compiled kernel."""
+    p, seed, rows = job.initial(replica), job.seed(replica), job.rows(replica)
+    mean, square = np.zeros_like(p), np.zeros_like(p)
+    shuffling = np.random.default_rng([seed, 1])
+    dropout = np.random.SFC64([seed, 2]).state["state"]["state"]
+    state = np.concatenate([dropout, np.zeros(2, np.uint64)])
+    table = job.table[replica % len(job.table)]
+    views, told, step = job.views(replica), job.told(), 0
+    as_made = np.zeros((told.sum(), len(networks.metric_names(job.scale))))
+    measured = np.zeros((len(as_made), *views.shape[:1], as_made.shape[1]))
+    few = max(1, min(50, 1_000_000 // len(rows)))
+    for first in range(0, job.epochs, few):
+        if stop.is_set():
+            break
+        part = told[first : first + few]
+        orders = np.stack([shuffling.permutation(rows) for _ in part])
+        done = slice(told[:first].sum(), told[: first + few].sum())
+        step = dense.run(
+            *(plan, p, mean, square, step, table, orders, part, views, state),
+            *(job.batch_size, job.learning_rate),
+            *(as_made[done], measured[done]),
         )
-        self.views = self._view_weights(splits)
-
-    def _shared_or_own(self, part: np.ndarray) -> np.ndarray:
-        part = np.asarray(part, dtype=np.float64)
-        if part.ndim == 2:
-            part = part[None]
-        return np.broadcast_to(part, (self.replicas, *part.shape[1:]))
-
-    def _batch_weights(self) -> Tensor:
-        """Weights (steps, R, batch) that turn row losses into batch means."""
-        steps, size = max(self.steps), self.batch_size
-        weights = np.zeros((self.replicas, steps * size))
-        for replica, rows in enumerate(self.train):
-            weights[replica, : len(rows)] = _batch_means(len(rows), size)
-        weights = weights.reshape(self.replicas, steps, size)
-        weights = weights.transpose(1, 0, 2).astype(np.float32)
-        return torch.tensor(np.ascontiguousarray(weights), device=self.place)
-
-    def _view_weights(self, splits: Sequence[Split]) -> dict[str, Tensor]:
-        """Weights (R, n) that turn row metrics into the three end values."""
-        shape = (self.replicas, self.table.shape[1])
-        views = {name: np.zeros(shape) for name in HISTORIES[1:]}
-        for replica, (train_rows, validation_rows) in enumerate(splits):
-            views["train_per_sample"][replica, train_rows] = 1 / len(
-                train_rows
-            )
-            count = len(validation_rows)
-            views["validation_per_sample"][replica, validation_rows] = (
-                1 / count
-            )
-            batches = -(-count // self.batch_size)
-            views["validation_as_made"][replica, validation_rows] = (
-                _batch_means(count, self.batch_size) / batches
-            )
-        return {
-            name: torch.tensor(view, dtype=torch.float32, device=self.place)
-            for name, view in views.items()
-        }
-
-    def epoch(self, streams: Sequence[_Stream]) -> Tensor:
-        """Return the shuffled rows as batches (steps, R, batch, columns)."""
-        steps, size = max(self.steps), self.batch_size
-        order = np.zeros((self.replicas, steps * size), dtype=np.int64)
-        for replica, (rows, stream) in enumerate(
-            zip(self.train, streams, strict=True)
-        ):
-            order[replica, : len(rows)] = stream.shuffling.permutation(rows)
-            order[replica] += replica * self.table.shape[1]
-        index = order.reshape(self.replicas, steps, size).transpose(1, 0, 2)
-        chosen = torch.from_numpy(index.reshape(-1)).to(self.place)
-        return self.table.flatten(0, 1)[chosen].view(
-            steps, self.replicas, size, -1
-        )
-
-    def kept(self, head: Head, streams: Sequence[_Stream]) -> list[Tensor]:
-        """Return which units stay (steps, R, batch, width), one a layer."""
-        if not head.dropout:
-            return []
-        layers = []
-        for width in head.hidden:
-            kept = np.zeros(
-                (max(self.steps), self.replicas, self.batch_size, width), bool
-            )
-            for replica, stream in enumerate(streams):
-                # A replica draws for its own steps only, so that its stream
-                # does not depend on its neighbours'.
-                steps = self.steps[replica]
-                kept[:steps, replica] = stream.keep(
-                    (steps, self.batch_size, width), head.dropout
-                )
-            layers.append(torch.from_numpy(kept).to(self.place))
-        return layers
-
-    @torch.no_grad()
-    def measure(self, network: Network) -> History:
-        """Return all metrics over all rows at this moment, dropout off."""
-        scale = network.scale
-        z = network.encode(self.table[:, :, : scale.width])
-        measured: History = {name: {} for name in self.views}
-        for head in scale.heads:
-            metrics = row_metrics(
-                head,
-                network.head(head, z),
-                self.table[:, :, self.spans[head.name]],
-            )
-            for metric, values in metrics.items():
-                for name, weights in self.views.items():
-                    measured[name][f"{head.name}_{metric}"] = (
-                        (values * weights).sum(-1).cpu().numpy()
-                    )
-        for metrics in measured.values():
-            metrics["loss"] = _weighted(scale, metrics)
-        return measured
+        job.check(p, measured[done], first + len(part))
+    return p, as_made.astype(np.float32), measured.astype(np.float32)
 
 
-def _epoch(
-    network: Network,
-    gradient: Network,
-    leaves: Sequence[Tensor],
-    adam: torch.optim.Optimizer,
-    rows: _Rows,
-    streams: Sequence[_Stream],
-    running: np.ndarray,
-) -> tuple[Tensor, dict[str, list[Tensor]]]:
-    """Take one epoch's steps; return its batches and every head's outputs."""
-    scale = network.scale
-    l1 = scale.l1 * network.penalised()
-    batches = rows.epoch(streams)
-    inputs = batches[..., : scale.width].unbind()
-    targets = _by_step(
-        {h.name: batches[..., rows.spans[h.name]] for h in scale.heads}
-    )
-    drawn = {head.name: rows.kept(head, streams) for head in scale.heads}
-    outputs: dict[str, list[Tensor]] = {head.name: [] for head in scale.heads}
-    before = None
-    for step, factors in enumerate(rows.factors):
-        active = running & (step < rows.steps)
-        if before is None or (active != before).any():
-            for replica, leaf in enumerate(leaves):
-                own = gradient.flat[replica]
-                leaf.grad = own if active[replica] else None
-            before = active
-        # as numbers only now: a step's fit into the processor's cache
-        masks = {
-            head.name: [
-                kept[step].float().mul_(1 / (1 - head.dropout))
-                for kept in drawn[head.name]
-            ]
-            for head in scale.heads
-        }
-        made = network.differentiate(
-            inputs[step], targets[step], factors, masks, gradient
-        )
-        for name, output in made.items():
-            outputs[name].append(output)
-        if scale.l1:  # the subgradient of the L1 term
-            gradient.flat.addcmul_(network.flat.sign(), l1)
-        adam.step()
-    return batches, outputs
+# --- the definition ----------------------------------------------------------
 
 
-def _place_in_inputs(scale: Scale, head: Head) -> int | None:
-    """Return the input column where what a head reconstructs begins.
+def _run_reference(
+    job: Job, missing: Sequence[int]
+) -> Iterator[tuple[int, Result]]:
+    """Train stacked replicas by autograd; yield each one at the end."""
+    count = TOGETHER if job.place.type == "cpu" else max(1, len(missing))
+    for first in range(0, len(missing), count):
+        some = missing[first : first + count]
+        with one_thread():
+            results = _reference(job, some)
+        yield from zip(some, results, strict=True)
 
-    None if it predicts, or if its blocks do not stand side by side.
-    """
-    blocks = scale.blocks_of(head)
-    names = [block.name for block in scale.inputs]
-    first = names.index(blocks[0]) if blocks else 0
-    if not blocks or tuple(names[first : first + len(blocks)]) != blocks:
-        return None
-    return sum(block.width for block in scale.inputs[:first])
 
-
-def _by_step(parts: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Turn tensors (steps, ...) by name into mappings by step."""
-    unbound = [part.unbind() for part in parts.values()]
+def _reference(job: Job, some: Sequence[int]) -> list[Result]:
+    rows = Rows(job, some)
+    step = Step(job, rows, np.stack([job.initial(r) for r in some]))
+    take = step.captured() if job.place.type == "cuda" else step
+    as_made, measured = [], []
+    for epoch, told in enumerate(job.told()):
+        total = torch.zeros_like(step.metrics)
+        for batch in rows.epoch():
+            for static, values in zip(step.batch, batch, strict=True):
+                static.copy_(values)
+            take()
+            if told:
+                total += step.metrics
+        if not told:
+            continue
+        steps = [job.batches(r) for r in some]
+        as_made.append((total.cpu().numpy() / steps).T)
+        measured.append(step.measure())
+        flat = step.flat.detach().cpu().numpy()
+        job.check(flat, measured[-1], epoch + 1)
+    made, seen = np.stack(as_made, 1), np.stack(measured, 1)
     return [
-        dict(zip(parts, step, strict=True))
-        for step in zip(*unbound, strict=True)
+        (flat[r].copy(), made[r].astype(np.float32), seen[r])
+        for r in range(len(some))
     ]
 
 
-def _as_made(
-    scale: Scale,
-    rows: _Rows,
-    batches: Tensor,
-    outputs: Mapping[str, list[Tensor]],
-) -> dict[str, np.ndarray]:
-    """Average the batches' means over the steps of each replica."""
-    steps = torch.tensor(rows.steps, device=rows.place)
-    made = {}
-    for head in scale.heads:
-        target = batches[..., rows.spans[head.name]]
-        metrics = row_metrics(head, torch.stack(outputs[head.name]), target)
-        for metric, values in metrics.items():
-            means = (values * rows.weights).sum(dim=(0, 2)) / steps
-            made[f"{head.name}_{metric}"] = means.cpu().numpy()
-    return {**made, "loss": _weighted(scale, made)}
+class Rows:
+    """The rows of stacked replicas, and their random streams."""
+
+    def __init__(self, job: Job, some: Sequence[int]) -> None:
+        self.job, self.some, size = job, some, job.batch_size
+        self.steps = [job.batches(r) for r in some]
+        length = max(self.steps) * size
+        weights = np.zeros((len(some), length), np.float32)
+        for own, r in zip(weights, some, strict=True):
+            count = len(job.rows(r))
+            own[:count] = batch_means(count, size)
+        weights = torch.tensor(weights, device=job.place, dtype=job.dtype)
+        self.weights = weights.split(size, 1)
+        seeds = [job.seed(r) for r in some]
+        self.shuffling = [np.random.default_rng([s, 1]) for s in seeds]
+        self.dropout = [
+            np.random.Generator(np.random.SFC64([s, 2])) for s in seeds
+        ]
+        self.noise = [np.random.default_rng([s, 3]) for s in seeds]
+        self.numbers = CODES[job.scale.code].noise(job.scale.latent)
+
+    def epoch(self) -> Iterator[list[Tensor]]:
+        """Yield every step's rows, weights, noise and dropout masks."""
+        size, place = self.job.batch_size, self.job.place
+        order = np.zeros((len(self.some), max(self.steps) * size), np.int64)
+        for own, r, random in zip(
+            order, self.some, self.shuffling, strict=True
+        ):
+            own[: len(self.job.rows(r))] = random.permutation(self.job.rows(r))
+        index = torch.from_numpy(order).to(place).split(size, 1)
+        normal = self._drawn(self.numbers, self._normal)
+        masks = [
+            self._drawn(width, self._kept(head.dropout))
+            for head in self.job.scale.heads
+            if head.dropout
+            for width in head.hidden
+        ]
+        for step, own in enumerate(index):
+            parts = [part[:, step] for part in (normal, *masks)]
+            yield [own, self.weights[step], *parts]
+
+    def _drawn(
+        self, width: int, draw: Callable[[int, tuple[int, ...]], np.ndarray]
+    ) -> Tensor:
+        """Draw (R, steps, batch, width); each replica for its own steps."""
+        size = self.job.batch_size
+        shape = len(self.some), max(self.steps), size, width
+        drawn = np.zeros(shape, np.float32)
+        for place, steps in enumerate(self.steps):
+            drawn[place, :steps] = draw(place, (steps, size, width))
+        return torch.from_numpy(drawn).to(self.job.place, self.job.dtype)
+
+    def _normal(self, place: int, shape: tuple[int, ...]) -> np.ndarray:
+        return self.noise[place].standard_normal(shape)
+
+    def _kept(
+        self, dropout: float
+    ) -> Callable[[int, tuple[int, ...]], np.ndarray]:
+        def draw(place: int, shape: tuple[int, ...]) -> np.ndarray:
+            # 16 random bits a unit are enough
+            raw = self.dropout[place].bytes(2 * math.prod(shape))
+            kept = np.frombuffer(raw, np.uint16) >= round(dropout * 65536)
+            return kept.reshape(shape) / (1 - dropout)
+
+        return draw
 
 
-def _weighted(scale: Scale, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the weighted sum of the heads' losses, without L1."""
-    return sum(
-        head.weight * metrics[f"{head.name}_{head.loss}"]
-        for head in scale.heads
-    )
+class Step:
+    """One masked step of stacked replicas, from static tensors to others.
 
+    It reads ``batch`` (rows, weights, noise, masks) and changes ``flat``;
+    nothing in it waits for the device, so that CUDA can record it.
+    """
 
-def _record(
-    history: History,
-    measured: History,
-    epoch: int,
-    epochs: int,
-    running: np.ndarray,
-) -> None:
-    for name, metrics in measured.items():
-        for metric, values in metrics.items():
-            kept = history[name].setdefault(
-                metric, np.full((len(running), epochs), np.nan, np.float32)
-            )
-            kept[running, epoch] = values[running]
+    def __init__(self, job: Job, rows: Rows, flat: np.ndarray) -> None:
+        self.job, place = job, job.place
+        as_here = {"device": place, "dtype": job.dtype}
+        self.flat = torch.tensor(flat, **as_here)
+        self.mean = torch.zeros_like(self.flat)
+        self.square = torch.zeros_like(self.flat)
+        # float64: one minus a power of 0.999 needs it
+        self.taken = torch.zeros_like(self.flat[:, :1], dtype=torch.float64)
+        table = torch.tensor(job.table, **as_here)
+        if len(table) > 1:
+            table = table[list(rows.some)]
+        self.table = table.expand(len(flat), -1, -1)
+        views = np.stack([job.views(r) for r in rows.some])
+        self.views = torch.tensor(views, **as_here)
+        self.each = torch.arange(len(flat), device=place)[:, None]
+        self.batch = [
+            part.clone() for part in next(Rows(job, rows.some).epoch())
+        ]
+        names = networks.metric_names(job.scale)
+        self.metrics = torch.zeros(len(names), len(flat), **as_here)
+        self.leaves: dict[str, Tensor] = {}
+        start = 0
+        for name, (height, width, _) in networks.shapes(job.scale).items():
+            for part, n in (("weight", height), ("bias", 1)):
+                own = slice(start, start := start + n * width)
+                shape = len(flat), n, width
+                leaf = self.flat[:, own].view(shape).requires_grad_()
+                self.leaves[f"{name}.{part}"] = leaf
 
-
-def _batch_means(count: int, size: int) -> np.ndarray:
-    """Return for each of ``count`` rows one over the size of its batch."""
-    weights = np.full(count, 1 / size)
-    rest = count % size
-    if rest:
-        weights[-rest:] = 1 / rest
-    return weights
-
-
-def check_replicas(
-    splits: Sequence[Split],
-    seeds: Sequence[int],
-    latents: Sequence[int] | None = None,
-) -> None:
-    """Check that splits, seeds and latents belong together."""
-    if not splits:
-        raise ParameterError(
-            "splits: none given, at least one pair of training and "
-            "validation rows is needed."
+    def _passed(
+        self, rows: Tensor, masks: Sequence[Tensor], noise: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return every row's loss (R, n), and its metrics (metrics, R, n)."""
+        scale, x = self.job.scale, rows[..., : self.job.scale.width]
+        first = self.job.columns
+        targets = {
+            h.name: rows[..., first[h.name] : first[h.name] + h.width]
+            for h in scale.heads
+        }
+        ahead = iter(masks)
+        by_head = {
+            h.name: [next(ahead) for _ in h.hidden]
+            if h.dropout and masks
+            else []
+            for h in scale.heads
+        }
+        out, _, total = networks.row_losses(
+            scale, self.leaves, x, targets, by_head, noise
         )
-    for name, values in (("seeds", seeds), ("latents", latents)):
-        if values is not None and len(values) != len(splits):
-            raise ParameterError(
-                f"{name}: {len(values)} given for {len(splits)} replicas, "
-                "one for each is needed."
-            )
-    for seed in seeds:
-        checks.whole("seed", seed, 0)
-    if any(not len(rows) for split in splits for rows in split):
-        raise ParameterError(
-            "splits: a replica has no training or no validation rows; use "
-            "fewer folds or more rows."
+        metrics = [
+            value
+            for h in scale.heads
+            for value in networks.row_metrics(
+                h, out[h.name].detach(), targets[h.name]
+            ).values()
+        ]
+        return total, torch.stack(metrics)
+
+    def __call__(self) -> None:
+        """Take the step."""
+        index, weights, noise, *masks = self.batch
+        scale, l1 = self.job.scale, 0.0
+        rows = self.table[self.each, index]
+        total, metrics = self._passed(
+            rows, masks, noise if noise.shape[-1] else None
         )
+        if scale.l1:
+            names = networks.penalised(scale)
+            l1 = scale.l1 * sum(self.leaves[n].abs().sum() for n in names)
+        slopes = torch.autograd.grad(
+            (total * weights).sum() + l1, list(self.leaves.values())
+        )
+        with torch.no_grad():
+            self.metrics.copy_((metrics * weights).sum(-1))
+            active = (weights.sum(1, keepdim=True) > 0).to(self.flat.dtype)
+            self._adam(torch.cat([s.flatten(1) for s in slopes], 1), active)
+
+    def _adam(self, g: Tensor, active: Tensor) -> None:
+        """Step the replicas that still have rows in this epoch."""
+        first, second = 0.9, 0.999
+        self.taken += active
+        self.mean.lerp_(g, (1 - first) * active)
+        self.square.lerp_(g * g, (1 - second) * active)
+        size = self.job.learning_rate / (1 - first**self.taken) * active
+        correct = (1 - second**self.taken).to(g.dtype)
+        scale = (self.square / correct).sqrt().add_(1e-8)
+        self.flat.addcdiv_(self.mean * size.to(g.dtype), scale, value=-1)
+
+    @torch.no_grad()
+    def measure(self) -> np.ndarray:
+        """Return the means over rows, dropout off, (R, views, metrics)."""
+        _, metrics = self._passed(self.table, [], None)
+        found = torch.einsum("mrn,rvn->rvm", metrics, self.views)
+        return found.cpu().numpy()
+
+    def captured(self) -> Callable[[], None]:
+        """Record the step as a CUDA graph, without taking it."""
+        kept = [self.flat, self.mean, self.square, self.taken]
+        before = [part.detach().clone() for part in kept]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self()
+        with torch.no_grad():
+            for part, value in zip(kept, before, strict=True):
+                part.copy_(value)
+        return graph.replay
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device.
+
+    Raises
+    ------
+    ParameterError
+        If the name is unknown or the machine has no such device.
+    """
+    kinds = ("auto", "cpu", "cuda", "mps")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise ParameterError(
+            f"device: {device!r} given, 'auto', 'cpu', 'cuda', 'cuda:N' or "
+            f"'mps' is allowed.{nearest(device, kinds)}"
+        )
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        # small batched products run faster on the CPU than on Apple's GPU
+        device = "cuda" if cards else "cpu"
+    number = int(device.partition(":")[2] or 0)
+    if device.startswith("cuda") and number >= cards:
+        raise ParameterError(
+            f"device: {device!r} given, but this machine has {cards} CUDA "
+            "devices; use 'auto' or 'cpu'."
+        )
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ParameterError(
+            "device: 'mps' given, but this machine has no such device; use "
+            "'auto' or 'cpu'."
+        )
+    return torch.device(device)
 
 
 @contextmanager

@@ -9,26 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from sklearn.base import RegressorMixin
-from sklearn.dummy import DummyRegressor
+from sklearn.base import BaseEstimator
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import (
     ExtraTreesRegressor,
     GradientBoostingRegressor,
     HistGradientBoostingRegressor,
+    RandomForestClassifier,
     RandomForestRegressor,
 )
-from sklearn.linear_model import RidgeCV
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeRegressor
 
-from nestedae_utils import errors as checks
-from nestedae_utils.errors import DataError
 from nestedae_utils.model.cache import cached
-from nestedae_utils.model.training import Split
+from nestedae_utils.model.replicas import Split
 
-BASELINES: Mapping[str, Callable[[], RegressorMixin]] = {
+BASELINES: Mapping[str, Callable[[], BaseEstimator]] = {
     "median": lambda: DummyRegressor(strategy="median"),
     # a full tree on absolute errors ends in the median of equal inputs
     "group median": lambda: DecisionTreeRegressor(
@@ -48,7 +47,16 @@ BASELINES: Mapping[str, Callable[[], RegressorMixin]] = {
     "SVR, C = 1": lambda: make_pipeline(StandardScaler(), SVR(C=1.0)),
     "SVR, C = 10": lambda: make_pipeline(StandardScaler(), SVR(C=10.0)),
 }
-"""The models by name; each call gives a fresh one."""
+"""Models of a number by name; each call gives a fresh one."""
+
+CLASSIFIERS: Mapping[str, Callable[[], BaseEstimator]] = {
+    "most frequent": lambda: DummyClassifier(strategy="most_frequent"),
+    "logistic regression": lambda: make_pipeline(
+        StandardScaler(), LogisticRegression(max_iter=2000)
+    ),
+    "random forest": lambda: RandomForestClassifier(300, random_state=0),
+}
+"""Models of a category, given as whole numbers."""
 
 
 @cached
@@ -57,13 +65,14 @@ def predict(
     features: np.ndarray,
     target: np.ndarray,
     splits: Sequence[Split],
+    category: bool = False,
 ) -> np.ndarray:
     """Predict every row by the model whose training left it out.
 
     Parameters
     ----------
     name
-        One of `BASELINES`.
+        One of `BASELINES`, or of `CLASSIFIERS` for a category.
     features
         Shape (n, width), or (folds, n, width) where the folds differ in
         them, latents of a fold's own model, say.
@@ -76,26 +85,16 @@ def predict(
     -------
     numpy.ndarray
         Shape (n,), in the target's units; NaN for a row never held out.
-
-    Raises
-    ------
-    ParameterError
-        If the name is unknown.
-    DataError
-        If features, target and splits do not belong together.
     """
-    checks.choice("baseline", name, BASELINES)
+    models = CLASSIFIERS if category else BASELINES
     features = np.asarray(features, dtype=float)
-    wide = features if features.ndim == 3 else features[None]
     target = np.asarray(target, dtype=float).reshape(-1)
-    if wide.shape[1] != len(target) or len(wide) not in (1, len(splits)):
-        raise DataError(
-            f"features: shape {features.shape} given, ({len(target)}, width) "
-            f"is allowed, or with {len(splits)} folds in front."
-        )
     predicted = np.full(len(target), np.nan)
     for fold, (seen, held_out) in enumerate(splits):
-        own = wide[fold if len(wide) > 1 else 0]
-        model = BASELINES[name]().fit(own[seen], target[seen])
-        predicted[held_out] = model.predict(own[held_out])
+        x = features[fold] if features.ndim == 3 else features
+        # a fold may leave one kind only, which no classifier takes
+        alone = category and len(set(target[seen])) == 1
+        model = models["most frequent" if alone else name]()
+        model.fit(x[seen], target[seen])
+        predicted[held_out] = model.predict(x[held_out])
     return predicted

@@ -7,126 +7,131 @@ with its code; where the two differ, both are given by name.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, train_test_split
 
-from nestedae_utils import errors as checks
 from nestedae_utils.errors import ParameterError
-from nestedae_utils.model.cache import cached
-from nestedae_utils.model.chain import NestedAutoencoder, Table
+from nestedae_utils.model.chain import NestedAutoencoder, Table, fit
+from nestedae_utils.model.replicas import Replicas, Split
 from nestedae_utils.model.scales import Block, Head, Scale
-from nestedae_utils.model.training import Split
 
 SETTINGS = ("inputs", "text")
 FOLDS_BY = ("row", "input", "composition")
 
 
-def row_folds(rows: int, folds: int, seeds: int) -> tuple[list[Split], list]:
-    """Return splits and seeds of ``folds * seeds`` replicas.
-
-    Folds are drawn as in the paper, by row, shuffled once with the random
-    state 0; the seeds 0, 1, ... lie within each fold.
+def row_folds(rows: int, folds: int) -> list[Split]:
+    """Return folds drawn as in the paper: by row, random state 0.
 
     Raises
     ------
     ParameterError
-        If there are fewer than two folds, more folds than rows, or no seed.
+        If there are more folds than rows.
     """
-    checks.whole("folds", folds, 2)
-    checks.whole("seeds", seeds, 1)
-    if folds > rows:
+    _enough(folds, rows, "rows")
+    drawn = KFold(folds, shuffle=True, random_state=0)
+    return list(drawn.split(np.zeros(rows)))
+
+
+def group_folds(groups: np.ndarray, folds: int) -> list[Split]:
+    """Return folds in which the rows of a group stay together.
+
+    scikit-learn's ``GroupKFold``, which keeps the folds' sizes as equal as
+    it can; ``groups`` (n,) are whole numbers from 0.
+
+    Raises
+    ------
+    ParameterError
+        If there are more folds than groups.
+    """
+    _enough(folds, len(np.unique(groups)), "groups")
+    return list(GroupKFold(folds).split(groups, groups=groups))
+
+
+def _enough(folds: int, count: int, what: str) -> None:
+    if folds > count:
         raise ParameterError(
-            f"folds: {folds} given for {rows} rows, at most one fold a row "
-            "is allowed."
+            f"folds: {folds} given for {count} {what}, at most one fold for "
+            f"each of the {what} is allowed."
         )
-    drawn = KFold(folds, shuffle=True, random_state=0).split(np.zeros(rows))
-    splits = [split for split in drawn for _ in range(seeds)]
-    return splits, list(range(seeds)) * folds
 
 
 def same(*blocks: np.ndarray) -> np.ndarray:
-    """Return numbers of the rows that are equal where the rows are.
+    """Return numbers (n,) of the rows that are equal where the rows are.
 
-    Parameters
-    ----------
-    blocks
-        Each of shape (n, width); rows are equal where all blocks are, up to
-        a rounding at the eighth decimal.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n,), whole numbers from 0.
+    Of blocks (n, width), up to a rounding at the eighth decimal.
     """
     rows = np.concatenate(blocks, axis=1).round(8)
     return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def folds_by(
-    by: str, table: Table, folds: int, seeds: int
-) -> tuple[list[Split], list[int]]:
-    """Return splits and seeds of ``folds * seeds`` replicas.
+def folds_by(by: str, table: Table, folds: int) -> list[Split]:
+    """Return folds of the devices' table.
+
+    ``"row"``: as :func:`row_folds`; ``"input"``: devices with the same
+    composition, ETL and HTL share a fold; ``"composition"``: those with the
+    same composition do.
+    """
+    fractions = table["fractions"]
+    if by == "row":
+        return row_folds(len(fractions), folds)
+    layers = [table["etl"], table["htl"]] if by == "input" else []
+    return group_folds(same(fractions, *layers), folds)
+
+
+def inner_folds(
+    splits: Sequence[Split], folds: int, groups: np.ndarray | None = None
+) -> list[Split]:
+    """Split the training rows of every outer fold again.
 
     Parameters
     ----------
-    by
-        ``"row"``: as :func:`row_folds`.  ``"input"``: devices with the same
-        composition, ETL and HTL share a fold; ``"composition"``: those with
-        the same composition do (scikit-learn's ``GroupKFold``, which keeps
-        the folds' sizes as equal as it can).
-    table
-        Arrays ``fractions``, and ``etl`` and ``htl`` for ``"input"``.
-    folds, seeds
-        As in :func:`row_folds`.
+    splits
+        The outer folds; their held-out rows appear nowhere in the result.
+    folds, groups
+        Inner folds of each outer one, by row or by groups (n,).
 
-    Raises
-    ------
-    ParameterError
-        If a parameter is not allowed, or there are more folds than groups.
+    Returns
+    -------
+    list
+        ``len(splits) * folds`` splits, the first outer fold's first.
     """
-    checks.choice("by", by, FOLDS_BY)
-    fractions = table["fractions"]
-    if by == "row":
-        return row_folds(len(fractions), folds, seeds)
-    layers = [table["etl"], table["htl"]] if by == "input" else []
-    groups = same(fractions, *layers)
-    checks.whole("folds", folds, 2)
-    checks.whole("seeds", seeds, 1)
-    if folds > groups.max() + 1:
-        raise ParameterError(
-            f"folds: {folds} given for {groups.max() + 1} groups by {by}, at "
-            "most one fold a group is allowed."
+    inner = []
+    for seen, _ in splits:
+        seen = np.asarray(seen)
+        own = None if groups is None else groups[seen]
+        count = len(seen) if groups is None else len(set(own))
+        _enough(folds, count, "rows" if groups is None else "groups")
+        drawn = (
+            KFold(folds, shuffle=True, random_state=1)
+            if groups is None
+            else GroupKFold(folds)
         )
-    drawn = GroupKFold(folds).split(fractions, groups=groups)
-    splits = [split for split in drawn for _ in range(seeds)]
-    return splits, list(range(seeds)) * folds
+        inner += [
+            (seen[train], seen[test])
+            for train, test in drawn.split(seen, groups=own)
+        ]
+    return inner
 
 
-def held_out(
-    rows: int, share: float, seeds: int, first: int = 0
-) -> tuple[list[Split], list[int]]:
-    """Return one split and seed for each of ``seeds`` replicas.
+def held_out(rows: int, share: float, seeds: int, first: int = 0) -> Replicas:
+    """Return replicas that each draw the held-out share by their own seed.
 
-    The held-out share is drawn with the replica's own seed, ``first``,
-    ``first + 1``, ... (paper, Fig. 2).
+    Seeds ``first``, ``first + 1``, ... (paper, Fig. 2).
     """
-    checks.whole("seeds", seeds, 1)
-    checks.whole("seed", first, 0)
-    checks.real("share", share, positive=True)
-    if np.ceil(share * rows) >= rows:
-        raise ParameterError(
-            f"share: {share} given, a number between 0 and 1 is allowed "
-            f"that leaves some of {rows} rows on both sides."
+    numbers = np.arange(first, first + seeds)
+    splits = [
+        tuple(
+            train_test_split(
+                np.arange(rows), test_size=share, random_state=int(seed)
+            )
         )
-    splits = []
-    numbers = list(range(first, first + seeds))
-    for seed in numbers:
-        seen, unseen = train_test_split(
-            np.arange(rows), test_size=share, random_state=seed
-        )
-        splits.append((seen, unseen))
-    return splits, numbers
+        for seed in numbers
+    ]
+    return Replicas(
+        tuple(splits), {"fold": np.zeros(seeds, int), "seed": numbers}
+    )
 
 
 # --- Synthetic benchmark (paper, Sec. 3.1, Fig. 2) -----------------------
@@ -157,8 +162,6 @@ def synthetic_scale(
     l1_factor
         Multiplies the weight of the L1 term.
     """
-    checks.choice("settings", settings, SETTINGS)
-    checks.real("l1_factor", l1_factor, 0)
     published = settings == "inputs"
     decoder = Head(
         "inputs",
@@ -213,19 +216,14 @@ def synthetic_nested(
     ]
 
 
-@cached
 def fit_synthetic(
     scales: Sequence[Scale],
     tables: np.ndarray,
     *,
     seeds: int,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    device: str = "cpu",
-    share: float = 0.2,
-    every: int = 1,
     first: int = 0,
+    share: float = 0.2,
+    **settings: Any,
 ) -> NestedAutoencoder:
     """Fit a chain on several tables and seeds, all on the replica axis.
 
@@ -235,31 +233,23 @@ def fit_synthetic(
         From :func:`synthetic_single` or :func:`synthetic_nested`.
     tables
         Shape (T, n, 13), the functions f1..f13 of each table.
-    seeds, first
+    seeds, first, share
         Number of seeds, and the first of them; each draws its own held-out
-        ``share`` and weights.
+        share and weights.
+    settings
+        See :func:`nestedae_utils.model.training.train`.
 
     Returns
     -------
     NestedAutoencoder
-        With T * seeds replicas, the first table's seeds first.
+        With the labels ``table``, slowest, and ``seed``.
     """
-    splits, numbers = held_out(tables.shape[1], share, seeds, first)
-    own = np.repeat(tables, seeds, axis=0)
-    chain = NestedAutoencoder(scales)
-    for scale in scales:
-        chain.fit_scale(
-            scale.name,
-            {"scale_1": own[..., :4], "scale_2": own[..., 4:]},
-            splits * len(tables),
-            numbers * len(tables),
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            device=device,
-            every=every,
-        )
-    return chain
+    replicas = held_out(tables.shape[1], share, seeds, first)
+    values = np.repeat(tables, seeds, axis=0)
+    table = {"scale_1": values[..., :4], "scale_2": values[..., 4:]}
+    return fit(
+        scales, table, replicas.times(table=range(len(tables))), **settings
+    )
 
 
 # --- Perovskites (paper, Sec. 3.2, Table 1, Figs. 3-5) -------------------
@@ -314,7 +304,7 @@ def device_scale(
         "nothing": (),
         "ions": (Block("ions", 15),),
     }
-    seen = known[checks.choice("composition", composition, known)]
+    seen = known[composition]
     return Scale(
         name="device",
         inputs=(
@@ -335,7 +325,6 @@ def device_scale(
     )
 
 
-@cached
 def fit_perovskites(
     scale: Scale,
     table: Table,
@@ -343,18 +332,11 @@ def fit_perovskites(
     *,
     folds: int,
     seeds: int,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    device: str = "cpu",
     by: str = "row",
     latents: Sequence[int] = (),
-    standardise_on: str = "all",
-    every: int = 1,
+    **settings: Any,
 ) -> NestedAutoencoder:
     """Fit AE1, AE2 or a single AE on all folds and seeds.
-
-    Seeds lie within folds, and folds within ``latents``.
 
     Parameters
     ----------
@@ -367,32 +349,14 @@ def fit_perovskites(
         The fitted AE1, where ``scale`` takes its latents; as in the paper,
         the model of its first fold serves every fold of AE2.
     folds, seeds, by
-        See :func:`folds_by`.
+        See :func:`folds_by`; seeds lie within folds.
     latents
-        Numbers of latents, at most that of ``scale``, all trained at once.
-    epochs, batch_size, learning_rate, device, every
-        See :func:`nestedae_utils.model.training.train`.
-    standardise_on
+        Numbers of latents, at most that of ``scale``: a label ``latent``.
+    settings
         See :meth:`nestedae_utils.model.chain.NestedAutoencoder.fit_scale`.
     """
-    splits, numbers = folds_by(by, table, folds, seeds)
-    below = {} if lower is None else lower.fitted
-    chain = NestedAutoencoder(
-        [*(fitted.scale for fitted in below.values()), scale]
-    )
-    for fitted in below.values():
-        chain.attach(fitted.select([0]))
-    sizes = [size for size in latents for _ in splits]
-    return chain.fit_scale(
-        scale.name,
-        table,
-        splits * max(1, len(latents)),
-        numbers * max(1, len(latents)),
-        standardise_on=standardise_on,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        device=device,
-        latents=sizes or None,
-        every=every,
-    )
+    replicas = Replicas.cross(folds_by(by, table, folds), seeds)
+    if len(latents):
+        replicas = replicas.times(latent=latents)
+    below = None if lower is None else lower.take([0])
+    return fit(scale, table, replicas, below, **settings)

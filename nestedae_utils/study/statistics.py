@@ -1,4 +1,4 @@
-"""Numbers about results: over folds, over seeds, on held-out rows."""
+"""Numbers about results: intervals, comparisons, the fewest, the best."""
 
 from __future__ import annotations
 
@@ -7,68 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
-
-from nestedae_utils.errors import ParameterError
-from nestedae_utils.model.chain import FittedScale
-from nestedae_utils.model.training import Split
-
-
-def at_end(fitted: FittedScale, kind: str, metric: str) -> np.ndarray:
-    """Return a history's value at each replica's last epoch, shape (R,)."""
-    values = fitted.history[kind][metric]
-    return values[np.arange(len(values)), fitted.last_epoch].astype(float)
-
-
-def over_folds(values: np.ndarray, folds: int) -> tuple[float, float]:
-    """Return mean and standard deviation (``ddof=1``) over the folds.
-
-    Parameters
-    ----------
-    values
-        Shape (R,), seeds within folds: the first R / folds belong to fold
-        0.  Seeds are averaged first.
-    folds
-        Number of folds; with one, the deviation is that over its seeds.
-
-    Raises
-    ------
-    ParameterError
-        If R is no multiple of ``folds``.
-    """
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or folds < 1 or len(values) % folds:
-        raise ParameterError(
-            f"folds: {folds} given for {values.shape} values, a divisor of "
-            "their number is allowed."
-        )
-    by_fold = values.reshape(folds, -1)
-    spread = by_fold.mean(1) if folds > 1 else by_fold[0]
-    deviation = spread.std(ddof=1) if len(spread) > 1 else np.nan
-    return float(by_fold.mean()), float(deviation)
-
-
-def out_of_fold(predicted: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
-    """Gather for every row the mean of the predictions that held it out.
-
-    Parameters
-    ----------
-    predicted
-        Shape (R, n, width).
-    splits
-        For every replica its (training, validation) rows.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n, width); NaN for a row that no replica held out.
-    """
-    total = np.zeros(predicted.shape[1:])
-    count = np.zeros((predicted.shape[1], 1))
-    for values, (_, held_out) in zip(predicted, splits, strict=True):
-        total[held_out] += values[held_out]
-        count[held_out] += 1
-    with np.errstate(invalid="ignore"):
-        return total / count
 
 
 def interval(
@@ -91,23 +29,10 @@ def interval(
         Lower and upper end, percentiles of 2000 resamples (scipy's
         ``bootstrap``, always the same draws).
 
-    Raises
-    ------
-    ParameterError
-        If the shapes differ, a value is not finite, or there are fewer than
-        two groups.
     """
     values = np.asarray(values, dtype=float)
     groups = np.arange(len(values)) if groups is None else np.asarray(groups)
     names, place = np.unique(groups, return_inverse=True)
-    if values.ndim != 1 or groups.shape != values.shape or len(names) < 2:
-        raise ParameterError(
-            f"interval: values of shape {values.shape} in {len(names)} "
-            f"groups, shape {groups.shape}, given; one group for each value "
-            "and at least two groups are allowed."
-        )
-    if not np.isfinite(values).all():
-        raise ParameterError("interval: a value is not finite; leave it out.")
     sums = np.bincount(place, values)
     counts = np.bincount(place)
     drawn = stats.bootstrap(
@@ -166,17 +91,8 @@ def pareto(values: np.ndarray) -> np.ndarray:
         Shape (n,): true where no other point is at least as good in all
         aims and better in one.
 
-    Raises
-    ------
-    ParameterError
-        If a value is not finite or the shape is another.
     """
     values = np.asarray(values, dtype=float)
-    if values.ndim != 2 or not np.isfinite(values).all():
-        raise ParameterError(
-            f"pareto: shape {values.shape} given, finite values of shape "
-            "(points, aims) are allowed."
-        )
     ahead = (values[:, None] >= values).all(-1)
     return ~(ahead & ~ahead.T).any(0)
 
@@ -200,19 +116,8 @@ class Paired:
 
 
 def paired(first: np.ndarray, second: np.ndarray) -> Paired:
-    """Compare two models whose values, shape (pairs,), belong together.
-
-    Raises
-    ------
-    ParameterError
-        If the shapes differ or there are fewer than two pairs.
-    """
+    """Compare two models whose values (at least two) belong together."""
     first, second = np.asarray(first, float), np.asarray(second, float)
-    if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
-        raise ParameterError(
-            f"paired: shapes {first.shape} and {second.shape} given, two "
-            "equal ones of at least two values are allowed."
-        )
     if (first == second).all():
         return Paired(0.0, 0.0, 0.0, 1.0, 1.0, 0, len(first))
     student = stats.ttest_rel(first, second)

@@ -1,0 +1,130 @@
+"""Build the book: a line for each page here, all else in ``_build/log.txt``.
+
+``python _ext/progress.py build . -n -W`` takes the words of ``jupyter-book``.
+Kernels tell on the same terminal how far their trainings are, or in the log
+where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import traceback
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import myst_nb.core.execute
+from jupyter_book import sphinx
+from jupyter_book.cli.main import main
+from jupyter_cache.executors import utils
+from nbclient.exceptions import CellExecutionError
+
+LOG = Path("_build/log.txt")
+WARNING = re.compile(r"^.*(?:WARNING|ERROR|CRITICAL): .*$", re.MULTILINE)
+
+
+class Lines:
+    """What a person sees: a line for each step, and one if it fails."""
+
+    def __init__(self) -> None:
+        """Keep the terminal; all that is printed from now on is logged."""
+        LOG.parent.mkdir(exist_ok=True)
+        self.out, self.err = os.dup(1), os.dup(2)
+        with LOG.open("wb") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        seen = [os.ttyname(fd) for fd in (self.out, self.err) if os.isatty(fd)]
+        os.environ.setdefault(
+            "NESTEDAE_PROGRESS", seen[0] if seen else str(LOG.resolve())
+        )
+        self.step = ""
+
+    def begin(self, step: str) -> None:
+        """Start the line of a step; a kernel may draw a bar over it."""
+        self.end()
+        self.step, self.began = step, time.monotonic()
+        os.write(self.out, f"{step} ...".encode())
+
+    def end(self) -> None:
+        """End the line of a step with the seconds that it took."""
+        if self.step:
+            again = f"\r\x1b[K{self.step}" if os.isatty(self.out) else ""
+            seconds = time.monotonic() - self.began
+            os.write(self.out, f"{again} {seconds:.0f} s\n".encode())
+            self.step = ""
+
+    def fail(self, words: str) -> None:
+        """Tell in one line what failed and what to do."""
+        self.end()
+        words = " ".join(click.unstyle(words).split())
+        os.write(self.err, f"{words} The whole log: {LOG}\n".encode())
+
+
+def described(error: BaseException) -> str:
+    """Return the first line of what stopped a cell."""
+    words = "its kernel ended: out of memory, killed, or stopped by Ctrl-C"
+    if isinstance(error, CellExecutionError):
+        words = f"{error.ename}: {error.evalue}"
+    return words.strip().partition("\n")[0].rstrip(".: ")
+
+
+def build(words: list[str]) -> int:
+    """Run Jupyter Book; return its exit status."""
+    lines, failure, cell = Lines(), "", 0
+
+    def begun(cell_index: int, **_: Any) -> None:
+        nonlocal cell
+        cell = cell_index + 1
+
+    class Client(myst_nb.core.execute.NotebookClientDirect):
+        """Executes the cells of a page."""
+
+        def start_client(self) -> None:
+            nonlocal failure
+            page = os.environ["NESTEDAE_CHAPTER"] = self.path.stem
+            lines.begin(page)
+            try:
+                super().start_client()
+            except Exception as error:
+                words = described(error.__cause__ or error)
+                count = len(self.notebook.cells)
+                failure = f"{page}: cell {cell} of {count}: {words}."
+                raise
+            lines.end()
+
+    class Book(sphinx.Sphinx):
+        """Writes the pages when all are read."""
+
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.connect("env-updated", lambda *_: lines.begin("pages"))
+            self.connect("build-finished", lambda *_: lines.end())
+
+    lines.begin("set-up")
+    utils.executenb = partial(utils.executenb, on_cell_execute=begun)
+    myst_nb.core.execute.NotebookClientDirect = Client
+    sphinx.Sphinx = Book
+    try:
+        main(words, standalone_mode=False)
+        return 0
+    except SystemExit as stop:
+        if not isinstance(stop.code, int):
+            failure = failure or "Stopped."
+    except click.ClickException as error:
+        failure = error.format_message()
+    except Exception:
+        traceback.print_exc()
+    again = "Mend it and run make again; finished trainings are kept."
+    found = WARNING.findall(LOG.read_text(encoding="utf-8"))
+    if found and not failure:
+        failure = f"Warnings: {len(found)}, the first: {found[0]}."
+    lines.fail(f"{failure or 'The book failed.'} {again}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(build(sys.argv[1:]))

@@ -1,0 +1,128 @@
+"""Write small copies of the chapters, for nbval to execute in `make test`.
+
+A copy has small parameters, put in by papermill, the code of its exercises'
+solutions, and at its end a look at the results that it wrote.
+"""
+
+import inspect
+import re
+import shlex
+import shutil
+import textwrap
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbformat.v4 import new_code_cell
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+FOLDER = ROOT / "_build" / "small"
+
+TWO = {"epochs": 3, "seeds": 2}
+TWIN = {**TWO, "folds": 3, "data_source": "twin"}
+CHAINS = {**TWIN, "folds": 2, "gap_epochs": 2}
+SMALL = {
+    "01_autoencoders": {"seeds": 2, "epochs": 5, "noise": 0.3},
+    "02_synthetic_data": {"rows": 60, "noise": 1.5, "inputs": "random"},
+    "03_fig2_single_vs_nested": TWO
+    | {"seed": 4, "settings": "text", "latent": 3, "noise": 0.5}
+    | {"batch_size": 7},
+    "04_perovskite_data": {"data_source": "twin"},
+    "05_bandgap_scale": TWIN
+    | {"latent": 4, "latent_sizes": "2,5", "sweep_epochs": 2}
+    | {"learning_rate": 0.01},
+    "06_device_scale": CHAINS
+    | {"latent": 5, "single_latent": 3}
+    | {"latent_sizes": "2,5", "sweep_epochs": 2},
+    "07_latent_maps": CHAINS | {"gap_latent": 6, "l1": 0.0},
+    "08_audit": TWIN
+    | {"side_seeds": 1, "synthetic_seeds": 2, "synthetic_epochs": 3},
+    "09_better": {"members": 2, "folds": 3, "inner_folds": 2, "gap_epochs": 2}
+    | {"epochs": 2, "data_source": "twin"},
+    "10_your_data": TWIN
+    | {"batch_size": 30, "learning_rate": 0.01, "gap_latent": 3, "latent": 4},
+    "11_completion": CHAINS
+    | {"starts": 6, "search_steps": 5, "tolerance": 2.0},
+    "12_design": CHAINS
+    | {"starts": 5, "search_steps": 4, "gap_low": 0.5, "gap_high": 3.0},
+    "13_three_scales": CHAINS
+    | {"sizes": "6, 12", "draws": 1, "shuffles": 2, "latent": 3}
+    | {"device_epochs": 1},
+    "14_interpretation": TWIN
+    | {"side_seeds": 3, "small": 0.02, "background": 4, "repeats": 2},
+}
+# What these state does not depend on their parameters: no look at that.
+SAME = {"01_autoencoders", "02_synthetic_data", "04_perovskite_data"}
+SAME |= {"09_better", "10_your_data"}
+
+SOLUTION = re.compile(r"```\{admonition\} Solution\n(.*?)```", re.S)
+INDENTED = re.compile(r"(?m)(?:^(?: {4}.*)?\n)+")
+
+
+def solutions(name):
+    """Return the code of a chapter's solutions, and all its commands."""
+
+    def indented(text):
+        blocks = map(textwrap.dedent, INDENTED.findall(text + "\n"))
+        return [block.strip() for block in blocks if block.strip()]
+
+    cells = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
+    prose = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+    code = [
+        block
+        for solution in SOLUTION.findall(prose)
+        for block in indented(solution)
+    ]
+    commands = [
+        shlex.split(line)
+        for block in indented(prose)
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("papermill ")
+    ]
+    return [c for c in code if not c.startswith("papermill ")], commands
+
+
+def judge(name, given, compared):
+    """Look at what a small run wrote; runs in the notebook's kernel."""
+    import json
+    import os
+    from pathlib import Path
+
+    path = Path(os.environ["NESTEDAE_RESULTS"]) / f"{name}.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    assert results["chapter"] == name
+    assert results["parameters"] == {**results["parameters"], **given}
+    assert results["records"]
+    verdicts = {record["verdict"] for record in results["records"]}
+    if not compared:
+        assert not results["as_in_paper"]
+        assert not verdicts & {"reproduced", "not reproduced"}
+    if given.get("data_source") == "twin":
+        assert results["data_source"] == "twin"
+        assert verdicts == {"TWIN"}
+        assert {record["paper"] for record in results["records"]} == {None}
+
+
+def copy(name, folder=FOLDER):
+    """Write the small copy of a chapter; return its path."""
+    path, given = folder / f"{name}.ipynb", SMALL[name]
+    source = NOTEBOOKS / path.name
+    papermill.execute_notebook(source, path, given, prepare_only=True)
+    notebook = nbformat.read(path, as_version=4)
+    results = folder / "results" / name
+    first = f"import os\nos.environ['NESTEDAE_RESULTS'] = {str(results)!r}"
+    call = f"judge({name!r}, {given!r}, {name in SAME})"
+    last = f"{inspect.getsource(judge)}\n\n{call}"
+    code = [*solutions(name)[0], last]
+    notebook.cells.insert(0, new_code_cell(first))
+    notebook.cells += map(new_code_cell, code)
+    nbformat.write(notebook, path)
+    return path
+
+
+if __name__ == "__main__":
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    for each in SMALL:
+        copy(each)

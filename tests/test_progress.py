@@ -1,0 +1,39 @@
+"""Progress goes to the terminal that is named, and to nobody else."""
+
+import os
+import pty
+import time
+
+from nestedae_utils.model.progress import bar
+
+
+def train():
+    with bar("AE1", 3) as outer:
+        outer.step(0.5)
+        time.sleep(0.3)
+        with bar("AE2", 1) as inner:
+            inner.step()
+        outer.step(9)
+
+
+def test_a_terminal_shows_the_trainings_of_all_that_run(monkeypatch, capfd):
+    reading, terminal = pty.openpty()
+    monkeypatch.setenv("NESTEDAE_PROGRESS", os.ttyname(terminal))
+    monkeypatch.setenv("NESTEDAE_CHAPTER", "03_fig2")
+    train()
+    drawn = os.read(reading, 10_000).decode().split("\r")
+    assert drawn[1].startswith("03_fig2 AE2")
+    assert " 2/4, " in drawn[1], "1.5 of both, rounded"
+    assert not drawn[-1].strip(), "the line is cleared"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_nothing_is_shown_to_nobody_and_no_fault_stops_a_training(
+    monkeypatch, capfd
+):
+    monkeypatch.delenv("NESTEDAE_PROGRESS", raising=False)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    train()
+    monkeypatch.setenv("NESTEDAE_PROGRESS", "/nowhere/at/all")
+    train()
+    assert capfd.readouterr() == ("", "")
