@@ -194,7 +194,7 @@ def _papermill(
         if killed:
             words = "the kernel died"
         elif isinstance(error, OSError) and error.strerror:
-            words = f"{error.strerror}: {error.filename}"
+            words = f"{error.strerror}: {error.filename or out}"
         raise RunError(where + words, killed) from None
 
 

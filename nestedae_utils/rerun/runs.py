@@ -290,6 +290,15 @@ def shown(folder: Path) -> Path:
     return folder
 
 
+def unwritable(folder: Path, error: OSError) -> str:
+    """Return the line that says why a folder cannot be written."""
+    reason = error.strerror or type(error).__name__
+    return (
+        f"{shown(folder)}: cannot be written ({reason}); make room or give "
+        "another folder with -o."
+    )
+
+
 def holds(folder: Path, what: str, record: str) -> bool:
     """Tell whether a folder holds a run or a sweep, by its record's name.
 
@@ -340,12 +349,8 @@ def held(folder: Path, what: str, record: str) -> Iterator[Path]:
             "end, or give another folder with -o."
         ) from None
     except OSError as error:
-        reason = error.strerror or type(error).__name__
         kept = " Finished runs are kept." if what == "sweep" else ""
-        raise RunError(
-            f"{shown(folder)}: cannot be written ({reason}); make room or "
-            f"give another folder with -o.{kept}"
-        ) from None
+        raise RunError(unwritable(folder, error) + kept) from None
     finally:
         if lock.is_locked:
             # first removed: who waits for this very file sees that

@@ -20,7 +20,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,11 +228,14 @@ def _client(address: str | None, jobs: int, scratch: Path) -> Iterator[Any]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(temporary_directory=str(scratch)))
+        # its end waits for that of all runs
+        pool = stack.enter_context(ThreadPoolExecutor(jobs))
         # within this process, so that nobody else can send it work
         cluster = address or stack.enter_context(
             distributed.LocalCluster(
                 n_workers=1,
                 threads_per_worker=jobs,
+                executor=pool,
                 processes=False,
                 memory_limit=None,
                 dashboard_address="127.0.0.1:0",
@@ -269,12 +272,14 @@ def _ended(
     text = what[0].notebook.path.read_text(encoding="utf-8")
     # sent once, and again if the worker that has it is lost
     notebook = client.submit(str, text, pure=False)
-    futures = {}
-    for number, one in enumerate(what):
-        words = (one.notebook.name, notebook, one.given, one.key, variables)
-        future = client.submit(remote, *words, pure=False, priority=-number)
-        futures[future] = one
+    futures: dict[Any, Plan] = {}
     try:
+        for rank, one in enumerate(what):
+            words = (one.notebook.name, notebook, one.given, one.key)
+            future = client.submit(
+                remote, *words, variables, pure=False, priority=-rank
+            )
+            futures[future] = one
         ended = as_completed(futures, loop=client.loop)
         for future in ended:
             if future.status == "pending":
@@ -303,8 +308,9 @@ def remote(
     task = worker.get_current_task()
 
     def cancelled() -> bool:
-        state = worker.state.tasks.get(task)
-        return state is None or state.state == "cancelled"
+        state = getattr(worker.state.tasks.get(task), "state", "cancelled")
+        closing = worker.status.name in ("closing", "closed")
+        return closing or state == "cancelled"
 
     with tempfile.TemporaryDirectory(
         dir=worker.local_directory, ignore_cleanup_errors=True
@@ -344,6 +350,8 @@ def _arrived(what: Plan, future: Any, place: Path) -> Outcome:
         line = "the scheduler was lost"
     except (RunError, DataError, ParameterError) as error:
         line = str(error)
+    except OSError as error:
+        line = runs.unwritable(place, error)
     except Exception as error:
         line = one_line(repr(error))
     finally:
