@@ -7,11 +7,14 @@ replicas are matched before they are compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 from scipy.optimize import linear_sum_assignment
 from sklearn.feature_selection import mutual_info_regression
 
@@ -22,9 +25,6 @@ from nestedae_utils.model.networks import initial
 WEIGHTS = "encoder.0.weight"
 """The parameter with the weights from the inputs to the latents, of a scale
 without hidden layers in its encoder: (R, inputs, latents)."""
-
-
-# --- latents ----------------------------------------------------------------
 
 
 def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -85,10 +85,14 @@ def agreement(latents: np.ndarray) -> float:
     Over all latents and all pairs of replicas, so that no replica is
     preferred; 1 if they differ in order and sign only.
     """
-    pairs = combinations(range(len(latents)), 2)
-    return float(
-        np.mean([match(latents[list(p)]).agreement[1] for p in pairs])
-    )
+    R, _, L = latents.shape
+    wide = np.hstack(list(latents))
+    size = np.abs(correlations(wide, wide)).reshape(R, L, R, L)
+    matched = []
+    for first, second in combinations(range(R), 2):
+        pair = size[first, :, second]
+        matched.append(pair[linear_sum_assignment(-pair)].mean())
+    return float(np.mean(matched))
 
 
 def shared(latents: np.ndarray) -> float:
@@ -231,3 +235,15 @@ def agreements(
         for seed in replicas.levels("seed")
     ]
     return found
+
+
+def heat(
+    ax: Axes, values: np.ndarray, columns: Sequence[str], **span: Any
+) -> AxesImage:
+    """Draw values with named columns, a line behind each site's five."""
+    drawn = ax.imshow(values, aspect="auto", **span)
+    ax.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
+    for edge in (4.5, 9.5, 14.5):
+        ax.axvline(edge, color="k", linewidth=1)
+    ax.grid(False)
+    return drawn
