@@ -156,7 +156,7 @@ def test_replicas_of_a_chain(chain):
 
 
 def test_held_out_rows_leave_no_trace():
-    """Standardised on training rows, a change of what is held out is unseen."""
+    """Standardised on training rows, what is held out leaves no trace."""
     one, other, some = tables(), tables(), replicas(2)
     held = some.splits[0][1]
     for block in ("x", "p"):

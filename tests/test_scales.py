@@ -23,7 +23,7 @@ CASES = {
     "nothing": (lambda: Block("x", 0), "0 given, a number of at least 1"),
     "missing": (lambda: Block("x"), "block 'x', width: is missing"),
     "a key": (lambda: Block("x", 1, foo=2), "foo: unknown key, one of name"),
-    "near key": (lambda: Block("x", 1, scalin="none"), "mean 'scaling'?"),
+    "near key": (lambda: Block("x", 1, widths=3), "mean 'width'?"),
     "near word": (
         lambda: Head("y", 1, activation="rely"),
         "head 'y', activation: 'rely' given, one of 'linear', 'tanh', "
