@@ -35,7 +35,7 @@ def test_a_notebook_runs_alone(tmp_path):
         shutil.copy(ROOT / name, tmp_path / "source")
     run(
         "pip install --quiet --no-deps --no-build-isolation --target",
-        *("site", "source"),
+        *("site", "./source"),
     )
     for name in ("data", "notebooks"):
         inside = tmp_path / "site" / "nestedae_utils" / "shipped" / name
