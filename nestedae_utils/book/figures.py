@@ -69,7 +69,7 @@ def claims_table(
 ) -> str:
     """Return judged claims as HTML, each value linked to its cell.
 
-    ``assessed`` are rows of :func:`claims.assess`; the same rows of the
+    ``assessed`` are rows of `claims.assess`; the same rows of the
     reference, ``kept``, stand beside what the twin gave.  The chapters' pages
     are in ``folder``, which ends in a slash.
     """

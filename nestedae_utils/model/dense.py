@@ -220,7 +220,7 @@ def run(net, p, mean, square, step, table, orders, told, views, state, size,
     views
         Shape (views, n), float32: weights that turn row metrics into means.
     state
-        Of the dropout's generator, see :func:`kernels.keep`.
+        Of the dropout's generator, see `kernels.keep`.
     size, rate
         Rows a batch; learning rate.
     as_made, measured
