@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from nestedae_utils.book import claims, records
+from nestedae_utils.chapters import design
 from nestedae_utils.errors import DataError
 from nestedae_utils.study import protocol
 
@@ -72,7 +73,8 @@ def recorded(path):
     nodes = list(ast.walk(ast.parse(source)))
     words = {n.value for n in nodes if isinstance(n, ast.Constant)}
     words = {word for word in words if isinstance(word, str)}
-    words |= set(protocol.SETTINGS)
+    words |= {*protocol.SETTINGS, *design.PATHS}
+    words |= {word.lower().replace(" ", "_") for word in words}
     inserted = "|".join([r"\d+", *map(re.escape, sorted(words))])
     for node in nodes:
         call = isinstance(node, ast.Call) and ast.unparse(node.func)
