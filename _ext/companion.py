@@ -28,17 +28,13 @@ from nestedae_utils.chapters.live_map import DIVISION
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 
-def read_index_last(
-    app: Sphinx, env: BuildEnvironment, docnames: list[str]
-) -> None:
+def read_index_last(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> None:
     """Order the pages: the landing page behind all chapters."""
     root = app.config.root_doc
     docnames[:] = [*sorted(set(docnames) - {root}), root]
 
 
-def warn_of_the_twin(
-    app: Sphinx, doctree: nodes.document, docname: str
-) -> None:
+def warn_of_the_twin(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Put a warning under the title of a page that used the twin."""
     path = results_folder() / f"{docname.rpartition('/')[2]}.json"
     if not path.exists():

@@ -191,9 +191,7 @@ def steps(repeats: int, least: float) -> list[dict]:
                 "replicas": count,
                 "us_per_replica_step": round(wall[path, count], 2),
                 "cpu_us_per_replica_step": round(cpu[path, count], 2),
-                "ratio_to_plain": round(
-                    wall["plain loop", 1] / wall[path, count], 2
-                ),
+                "ratio_to_plain": round(wall["plain loop", 1] / wall[path, count], 2),
             }
             for path, count in runs
         ]

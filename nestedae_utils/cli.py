@@ -35,9 +35,7 @@ class Interrupted(BaseException):
     """A signal, by its number, asked the command to stop."""
 
 
-def main(
-    arguments: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS
-) -> int:
+def main(arguments: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS) -> int:
     """Run the command on the chapters of a folder; return its exit status."""
     try:
         with _signals():
@@ -226,9 +224,7 @@ def _sweep(
     draws them. The same sweep again makes what is missing.
     """
     if jobs is not None and dask is not None:
-        raise ParameterError(
-            "--jobs and --dask: both given, one of them is allowed."
-        )
+        raise ParameterError("--jobs and --dask: both given, one of them is allowed.")
     notebook = parameters.find(chapter, notebooks)
     from nestedae_utils.rerun import runs, sweeps
 
@@ -255,8 +251,7 @@ def _compare(folders: tuple[Path, ...]) -> None:
     settings, results = runs.compare(folders)
     # A, B, ... Z, 27, 28: the table fits, and the legend has the names
     letters = {
-        label: chr(65 + n) if n < 26 else str(n + 1)
-        for n, label in enumerate(settings)
+        label: chr(65 + n) if n < 26 else str(n + 1) for n, label in enumerate(settings)
     }
     short = letters | {
         f"{label} - {next(iter(letters))}": f"{letter} - A"
@@ -302,9 +297,7 @@ def _verify(notebooks: Path, folder: Path) -> int:
 )
 @click.option("--device", default="cpu", help="auto, cpu, cuda, cuda:N, mps.")
 @_force
-def _fit(
-    file: Path, out: Path | None, by: str, device: str, force: bool
-) -> None:
+def _fit(file: Path, out: Path | None, by: str, device: str, force: bool) -> None:
     """Fit the scales that FILE.yml declares on tables of your own.
 
     The folder, named after the file if -o does not name another, gets the

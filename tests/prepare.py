@@ -36,14 +36,12 @@ SMALL = {
     | {"latent": 5, "single_latent": 3}
     | {"latent_sizes": "2,5", "sweep_epochs": 2},
     "07_latent_maps": CHAINS | {"gap_latent": 6, "l1": 0.0},
-    "08_audit": TWIN
-    | {"side_seeds": 1, "synthetic_seeds": 2, "synthetic_epochs": 3},
+    "08_audit": TWIN | {"side_seeds": 1, "synthetic_seeds": 2, "synthetic_epochs": 3},
     "09_better": {"members": 2, "folds": 3, "inner_folds": 2, "gap_epochs": 2}
     | {"epochs": 2, "data_source": "twin"},
     "10_your_data": TWIN
     | {"batch_size": 30, "learning_rate": 0.01, "gap_latent": 3, "latent": 4},
-    "11_completion": CHAINS
-    | {"starts": 6, "search_steps": 5, "tolerance": 2.0},
+    "11_completion": CHAINS | {"starts": 6, "search_steps": 5, "tolerance": 2.0},
     "12_design": CHAINS
     | {"starts": 5, "search_steps": 4, "gap_low": 0.5, "gap_high": 3.0},
     "13_three_scales": CHAINS
@@ -70,9 +68,7 @@ def solutions(name):
     cells = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
     prose = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
     code = [
-        block
-        for solution in SOLUTION.findall(prose)
-        for block in indented(solution)
+        block for solution in SOLUTION.findall(prose) for block in indented(solution)
     ]
     commands = [
         shlex.split(line)

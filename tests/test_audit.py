@@ -74,9 +74,7 @@ def test_through_the_whole_chain_errors_are_those_of_its_last_latents():
         protocol.synthetic_nested("text"), tables, seeds=2, **SHORT
     )
     by_way = [
-        audit.function_errors(chain, tables, tables, np.ones(13), whole)[
-            "test"
-        ]
+        audit.function_errors(chain, tables, tables, np.ones(13), whole)["test"]
         for whole in (True, False)
     ]
     assert by_way[0].shape == (1, 2, 13)

@@ -38,9 +38,7 @@ def test_inner_errors_are_those_of_the_ensemble_on_inner_rows(task):
         np.abs(mean - task.truth)[rows]
         for mean, (_, rows) in zip(predicted.mean(1), task.inner, strict=True)
     ]
-    expected = [
-        np.concatenate(errors[place : place + 2]).mean() for place in (0, 2, 4)
-    ]
+    expected = [np.concatenate(errors[place : place + 2]).mean() for place in (0, 2, 4)]
     np.testing.assert_allclose(task.inner_errors(fitted), expected)
 
 
@@ -50,9 +48,7 @@ def test_outer_rows_change_no_choice(task):
     held = task.folds[0][1]
     for values in table.values():
         values[held] += 5.0
-    other = better.Task(
-        table, "gap", task.folds, task.inner, 2, "cpu", task.candidates
-    )
+    other = better.Task(table, "gap", task.folds, task.inner, 2, "cpu", task.candidates)
     assert (other.try_all()[0] == before[0]).all()
     assert (other.try_all()[1] != before[1]).any()
 
@@ -81,9 +77,7 @@ def test_each_member_stands_on_the_member_with_its_seed(task):
         "htl": np.eye(4)[np.arange(36) % 4],
     }
     device = {"device": (better.device_scale([], 3, 2), SETTINGS)}
-    one = better.Task(
-        table, "pce", task.folds, task.inner, 2, "cpu", device, lower
-    )
+    one = better.Task(table, "pce", task.folds, task.inner, 2, "cpu", device, lower)
     below = one.fit("device", task.folds, 2).fitted["band_gap"].replicas
     assert isinstance(below, Replicas)
     assert list(below.labels["seed"]) == [0, 1, 0, 1, 0, 1]

@@ -73,9 +73,7 @@ def test_every_page_is_there_and_whole(book):
 
 
 @pytest.mark.book
-def test_landing_page_shows_this_builds_values_and_judges_every_claim(
-    book, results
-):
+def test_landing_page_shows_this_builds_values_and_judges_every_claim(book, results):
     page = html.unescape(read(book / "index.html"))
     chapters = [Path(n).name for n in pages() if n.startswith("notebooks")]
     assert sorted(results) == sorted(chapters)
@@ -168,9 +166,7 @@ def build(folder, names, url="", **environment):
     return subprocess.run(
         [sys.executable, *command.split()],
         cwd=folder,
-        env=os.environ
-        | {"NESTEDAE_RESULTS": str(folder / "results")}
-        | environment,
+        env=os.environ | {"NESTEDAE_RESULTS": str(folder / "results")} | environment,
         capture_output=True,
         text=True,
     )

@@ -258,8 +258,7 @@ def test_a_scale_above_is_found_on_the_same_scale_below():
 
 def test_what_is_found_is_what_was_trained():
     one, again = (
-        fit(fine(), tables(), replicas(2), **SETTINGS).fitted["fine"]
-        for _ in range(2)
+        fit(fine(), tables(), replicas(2), **SETTINGS).fitted["fine"] for _ in range(2)
     )
     for name, value in one.parameters.items():
         assert (value == again.parameters[name]).all()
@@ -321,9 +320,7 @@ def test_a_changed_line_changes_the_key(tmp_path, monkeypatch):
     protocol = "nestedae_utils.study.protocol"
     outside = cache.digest(cache.sources("__main__"))
     key = cache.digest(cache.sources(protocol))
-    for room in sorted(
-        p for p in package.iterdir() if (p / "__init__.py").exists()
-    ):
+    for room in sorted(p for p in package.iterdir() if (p / "__init__.py").exists()):
         module = max(room.glob("*.py"), key=lambda path: path.stat().st_size)
         before = module.read_text()
         module.write_text(before + "# a line\n")

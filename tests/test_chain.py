@@ -47,9 +47,7 @@ TABLES = {
 @pytest.mark.parametrize("case", TABLES)
 def test_tables_that_do_not_fit(case, chain):
     changes, words = TABLES[case]
-    table = {
-        k: v for k, v in {**tables(9), **changes}.items() if v is not None
-    }
+    table = {k: v for k, v in {**tables(9), **changes}.items() if v is not None}
     with pytest.raises(DataError, match=words):
         chain.encode(table)
 
@@ -128,9 +126,7 @@ def test_only_what_is_wanted_is_decoded(chain):
 
 
 def test_gradients_reach_the_table_and_the_latents(chain):
-    table = {
-        k: torch.tensor(v, requires_grad=True) for k, v in tables(4).items()
-    }
+    table = {k: torch.tensor(v, requires_grad=True) for k, v in tables(4).items()}
     z = chain.latents("coarse", table)
     down = chain.down("coarse", z)
     (down["fine"]["p"].sum() + down["coarse"]["y"].sum()).backward()
@@ -148,9 +144,7 @@ def test_replicas_of_a_chain(chain):
     assert np.allclose(one.encode(table)[0], chain.encode(table)[1])
     assert one.fitted["coarse"].replicas.labels["fold"].tolist() == [1]
     shared = fit(fine(), tables(), replicas(2).take([0]), **SETTINGS)
-    on_one = fit(
-        coarse(), tables(30, 1), replicas(2, 2, 30), shared, **SETTINGS
-    )
+    on_one = fit(coarse(), tables(30, 1), replicas(2, 2, 30), shared, **SETTINGS)
     assert on_one.encode(table).shape == (4, 7, 3)
     assert len(on_one.take([2, 3]).fitted["fine"].replicas) == 1
 

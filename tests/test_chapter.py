@@ -23,9 +23,7 @@ from nestedae_utils.errors import DataError, ParameterError
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-EACH_NOTEBOOK = pytest.mark.parametrize(
-    "path", NOTEBOOKS, ids=lambda path: path.stem
-)
+EACH_NOTEBOOK = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 CELL = """
 seeds: int = 2  # seeds; 1 to 200
 epochs: int = 100  # epochs; 1 to 100000
@@ -62,9 +60,7 @@ def names(injected="", cell=CELL):
 @pytest.fixture
 def start(folder):
     def call(injected="", **given):
-        return Chapter(
-            "05_bandgap_scale", names(injected), notebooks=folder, **given
-        )
+        return Chapter("05_bandgap_scale", names(injected), notebooks=folder, **given)
 
     return call
 
@@ -223,9 +219,7 @@ def test_a_record_names_its_cell_and_can_be_made_again(start, monkeypatch):
         ran.record(GAP, 0.15)
         ran.record("device_inputs", 344)
     ran.finish()
-    found = {
-        r["quantity"]: (r["value"], r["cell"]) for r in written()["records"]
-    }
+    found = {r["quantity"]: (r["value"], r["cell"]) for r in written()["records"]}
     assert found == {GAP: (0.15, 9), "device_inputs": (344.0, 9)}
 
 

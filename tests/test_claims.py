@@ -14,9 +14,7 @@ from nestedae_utils.book import claims, records
 from nestedae_utils.book.claims import assess, holds, verdict
 from nestedae_utils.data.files import DATA
 
-REPRODUCED, ONLY_AS_MADE, NOT_REPRODUCED, NOT_TESTABLE, NOT_RUN, *_ = (
-    claims.MARKS
-)
+REPRODUCED, ONLY_AS_MADE, NOT_REPRODUCED, NOT_TESTABLE, NOT_RUN, *_ = claims.MARKS
 ALL = claims.claims()
 TESTED = [one for one in ALL.values() if one.relation]
 # both quantities, each on its own, neither
@@ -112,9 +110,7 @@ def test_plus_minus():
 
 @given(numbers, numbers, st.floats(0, 1e3))
 @settings(deadline=None)
-def test_a_relation_is_what_it_says_but_for_the_last_digits(
-    value, paper, tolerance
-):
+def test_a_relation_is_what_it_says_but_for_the_last_digits(value, paper, tolerance):
     near = holds(exact(paper, tolerance), value)
     assert holds(exact(value, tolerance), paper) == near
     if abs(abs(value - paper) - tolerance) > 1e-9:

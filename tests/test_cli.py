@@ -243,9 +243,7 @@ def test_verify_and_compare(nestedae, notebooks):
     assert (status, err) == (0, "")
     assert out.splitlines()[:2] == ["A: 1", "B: 4"]
     assert "B - A" in out
-    assert out.splitlines()[-1].split() == [
-        *("fig2_clean_single_test", "1", "4", "3")
-    ]
+    assert out.splitlines()[-1].split() == [*("fig2_clean_single_test", "1", "4", "3")]
     status, out, err = nestedae("verify 1", notebooks)
     assert (status, out) == (0, "1: all results agree\n")
     path = Path("1/results.json")

@@ -224,11 +224,7 @@ KEYS = st.sampled_from(
     "columns latents_of rename column kind training validation".split()
 ) | st.text(max_size=5)
 ANYTHING = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=12),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
     lambda inner: (
         st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4)
     ),

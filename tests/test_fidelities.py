@@ -33,9 +33,7 @@ def test_a_faultless_table_comes_back_in_its_shape(name, tmp_path):
     pd.testing.assert_frame_equal(read, frame, check_exact=False, atol=1e-3)
     arrays = fidelities.arrays(read)
     widths = [15, 14, 4, 1, 1]
-    assert [v.shape for v in arrays.values()] == [
-        (len(frame), w) for w in widths
-    ]
+    assert [v.shape for v in arrays.values()] == [(len(frame), w) for w in widths]
     pd.testing.assert_frame_equal(frame, fidelities.generate(name))
     assert not frame.equals(fidelities.generate(name, 1))
 

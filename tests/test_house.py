@@ -135,9 +135,7 @@ def test_cells_are_short(path):
     assert sum(len(c) <= SHORT for c in code) >= MOST * len(code)
 
 
-def test_every_folder_is_installed_and_counts_in_the_keys(
-    tmp_path, monkeypatch
-):
+def test_every_folder_is_installed_and_counts_in_the_keys(tmp_path, monkeypatch):
     """A result that is kept is stale once a line of the package changes."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     listed = tomllib.loads(text)["tool"]["setuptools"]["packages"]

@@ -30,8 +30,7 @@ def change(drawn, label):
     (button,) = (one for one in menu.buttons if one.label == label)
     assert button.method == "restyle"
     return {
-        key.removeprefix("marker."): value
-        for key, (value,) in button.args[0].items()
+        key.removeprefix("marker."): value for key, (value,) in button.args[0].items()
     }
 
 

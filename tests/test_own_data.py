@@ -51,13 +51,9 @@ def write_tables(folder):
     binding = (
         gaps[["radius", "mass"]]
         .head(8)
-        .merge(
-            pd.DataFrame({"Solvent": SOLVENTS, "E": [1, 6, 11]}), how="cross"
-        )
+        .merge(pd.DataFrame({"Solvent": SOLVENTS, "E": [1, 6, 11]}), how="cross")
     )
-    binding["E"] = (binding["E"] + binding["radius"] * binding["mass"]).round(
-        3
-    )
+    binding["E"] = (binding["E"] + binding["radius"] * binding["mass"]).round(3)
     binding["Polar"] = np.where(binding["Solvent"] == "oil", "no", "yes")
     binding = binding.rename(columns={"mass": "weight"})
     gaps.to_csv(folder / "gaps.csv", index=False, encoding="utf-8-sig")
@@ -380,9 +376,7 @@ def test_a_folder_of_results_and_the_round_trip(kept, tmp_path):
     assert again.kinds == fitted.kinds
     pd.testing.assert_frame_equal(again.report, fitted.report)
     new = read_text(folder / "binding.csv")
-    pd.testing.assert_frame_equal(
-        own.predict(again, new), own.predict(fitted, new)
-    )
+    pd.testing.assert_frame_equal(own.predict(again, new), own.predict(fitted, new))
 
 
 @pytest.mark.parametrize("fails", ["os.replace", "pandas.DataFrame.to_csv"])

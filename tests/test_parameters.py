@@ -115,8 +115,7 @@ def test_a_notebook_declares_what_papermill_finds(name):
         if key in ("settings", "data_source"):
             assert parameter.choices in (protocol.SETTINGS, tables.SOURCES)
     texts = {
-        key: parameters.written(each.default)
-        for key, each in one.parameters.items()
+        key: parameters.written(each.default) for key, each in one.parameters.items()
     }
     assert parameters.parse(one, texts) == parameters.effective(one, {})
     assert len(one.title) > 5

@@ -129,10 +129,9 @@ def test_unmixing_ends_on_the_simplex_whatever_it_gets():
     np.testing.assert_allclose(best.sum(axis=1), 1)
     others = RANDOM.dirichlet(np.ones(3), (50, len(best)))
     miss, other = (
-        (
-            ((x @ values.to_numpy() - wanted) / values.std(ddof=0).to_numpy())
-            ** 2
-        ).sum(-1)
+        (((x @ values.to_numpy() - wanted) / values.std(ddof=0).to_numpy()) ** 2).sum(
+            -1
+        )
         for x in (best, others)
     )
     assert (miss <= other + 1e-3).all(), "nothing on the simplex is nearer"
@@ -149,9 +148,7 @@ def test_arrays():
         back = np.array(kinds)[arrays[name].argmax(axis=1)]
         assert (back == frame[name]).all()
     arrays = list(perovskites.band_gap_arrays(gaps).values())
-    assert (np.hstack(arrays) == gaps[[*FEATURES, *IONS, "gap"]]).all(
-        axis=None
-    )
+    assert (np.hstack(arrays) == gaps[[*FEATURES, *IONS, "gap"]]).all(axis=None)
 
 
 def test_published_tables(paper_tables):
@@ -174,9 +171,7 @@ def test_published_tables(paper_tables):
     ("table", "column", "rounding"),
     [("band_gaps", "formula", 0.005), ("devices", "composition", 5e-7)],
 )
-def test_formulas_fractions_and_features_agree(
-    paper_tables, table, column, rounding
-):
+def test_formulas_fractions_and_features_agree(paper_tables, table, column, rounding):
     frame = getattr(paper_tables, table)
     miss = (perovskites.mix(frame) / frame[list(FEATURES)] - 1).abs()
     assert miss.max(axis=None) < rounding

@@ -28,9 +28,7 @@ def test_a_terminal_shows_the_trainings_of_all_that_run(monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_nothing_is_shown_to_nobody_and_no_fault_stops_a_training(
-    monkeypatch, capfd
-):
+def test_nothing_is_shown_to_nobody_and_no_fault_stops_a_training(monkeypatch, capfd):
     monkeypatch.delenv("NESTEDAE_PROGRESS", raising=False)
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     train()

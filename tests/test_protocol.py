@@ -193,8 +193,7 @@ def test_devices_stand_on_the_first_model_below():
     replicas = chain.fitted["device"].replicas
     assert replicas.labels["fold"].tolist() == [0, 0, 1, 1]
     assert all(
-        (rows // 2 * 2 == rows).sum() * 2 == len(rows)
-        for _, rows in replicas.splits
+        (rows // 2 * 2 == rows).sum() * 2 == len(rows) for _, rows in replicas.splits
     ), "pairs stay together"
 
 
@@ -214,9 +213,7 @@ def test_sizes_are_a_label():
 def test_tables_and_seeds_of_the_functions(nested):
     make = protocol.synthetic_nested if nested else protocol.synthetic_single
     values = np.random.default_rng(0).normal(size=(2, 30, 13))
-    chain = protocol.fit_synthetic(
-        make("inputs"), values, seeds=3, first=1, **SETTINGS
-    )
+    chain = protocol.fit_synthetic(make("inputs"), values, seeds=3, first=1, **SETTINGS)
     *_, last = chain.fitted.values()
     assert last.replicas.labels["table"].tolist() == [0, 0, 0, 1, 1, 1]
     assert last.replicas.labels["seed"].tolist() == [1, 2, 3] * 2

@@ -148,8 +148,7 @@ def test_differences_are_told_one_by_one():
     assert records.differences(fresh, kept) == [
         f"{ROWS}: only in the reference",
         "device_rows: only in the run",
-        f"{GAP}: {far['value']:.6g} now, 0.15 in the reference, "
-        f"{REPEAT:g} allowed",
+        f"{GAP}: {far['value']:.6g} now, 0.15 in the reference, {REPEAT:g} allowed",
     ]
 
 

@@ -112,9 +112,7 @@ def test_the_program_fails_with_one_line(tmp_path):
         ([], "usage: "),
         ([tmp_path / "nowhere"], "reference: "),
     ):
-        done = subprocess.run(
-            [*program, *arguments], capture_output=True, text=True
-        )
+        done = subprocess.run([*program, *arguments], capture_output=True, text=True)
         assert done.returncode == 1
         assert done.stderr.startswith(told)
         assert len(done.stderr.splitlines()) == 1

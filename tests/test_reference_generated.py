@@ -94,9 +94,7 @@ def test_the_command_gives_the_defaults(page, name):
 def test_the_page_of_the_package_has_every_module_with_all_its_names():
     modules = re.findall(r"automodule:: (\S+)", text("api.md"))
     assert sorted(modules) == MODULES
-    sphinx = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))[
-        "sphinx"
-    ]
+    sphinx = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["sphinx"]
     assert "sphinx.ext.autodoc" in sphinx["extra_extensions"]
     assert sphinx["config"]["autodoc_default_options"]["members"] is True
     assert not re.search(r"^ *:[\w-]+:", text("api.md"), re.MULTILINE)

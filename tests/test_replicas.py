@@ -35,9 +35,7 @@ def test_a_fold_without_rows_is_refused():
 
 @given(st.integers(2, 4), st.integers(1, 3), st.integers(1, 3))
 def test_grid_and_over_are_means_by_label(count, seeds, sizes):
-    replicas = Replicas.cross(folds(12, count), seeds).times(
-        latent=range(sizes)
-    )
+    replicas = Replicas.cross(folds(12, count), seeds).times(latent=range(sizes))
     values = np.random.default_rng(0).normal(size=(len(replicas), 2))
     cube = values.reshape(sizes, count, seeds, 2)
     assert np.allclose(replicas.grid(values, "latent", "fold"), cube.mean(2))

@@ -97,9 +97,7 @@ def test_another_run_is_replaced_only_with_force(copied):
         planned(notebooks, seed=4),
         (folder / "run.json").read_text(),
     )
-    with pytest.raises(
-        RunError, match=r"another run \(with seed=3\); --force"
-    ):
+    with pytest.raises(RunError, match=r"another run \(with seed=3\); --force"):
         runs.run(what, folder)
     with pytest.raises(RunError, match="no luck"):
         runs.run(planned(notebooks, fail=True), folder, force=True)
@@ -171,9 +169,7 @@ def test_a_changed_source_is_another_package(room, tmp_path, monkeypatch):
     "place", ["file", "file/run", "mine", "/proc/x/run", "/proc/x"]
 )
 @pytest.mark.parametrize("force", [False, True])
-def test_a_folder_that_cannot_be_is_left_alone(
-    place, force, notebooks, tmp_path
-):
+def test_a_folder_that_cannot_be_is_left_alone(place, force, notebooks, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
@@ -265,9 +261,7 @@ def test_a_chapter_without_results(notebooks, tmp_path):
     assert names(tmp_path) == ["notebooks", "run.failed"]
 
 
-def test_a_kernel_that_is_killed_is_noticed_at_once(
-    notebooks, tmp_path, monkeypatch
-):
+def test_a_kernel_that_is_killed_is_noticed_at_once(notebooks, tmp_path, monkeypatch):
     """No cell has a time limit, so that nothing else would end this one."""
     monkeypatch.setenv("TEST_MARK", f"mark-{tmp_path}")
     killed = []
@@ -290,9 +284,7 @@ def test_a_kernel_that_is_killed_is_noticed_at_once(
     assert json.loads((tmp_path / "run.failed/run.json").read_text())["killed"]
 
 
-def test_stopping_ends_the_kernel_and_its_workers(
-    notebooks, tmp_path, monkeypatch
-):
+def test_stopping_ends_the_kernel_and_its_workers(notebooks, tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_MARK", f"mark-{tmp_path}")
 
     def others():

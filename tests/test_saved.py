@@ -17,9 +17,7 @@ from nestedae_utils.model.chain import fit
 @pytest.fixture(scope="module")
 def chain():
     """Return a fitted chain."""
-    return fit(
-        [fine(), coarse("refitted")], tables(), replicas(2, 2), **SETTINGS
-    )
+    return fit([fine(), coarse("refitted")], tables(), replicas(2, 2), **SETTINGS)
 
 
 @pytest.fixture
@@ -113,9 +111,7 @@ FAULTS = {
         "format 9 found",
     ),
     "declaration": (
-        lambda p: altered(
-            p, lambda c: c["json"]["scales"][0].update(latent=0)
-        ),
+        lambda p: altered(p, lambda c: c["json"]["scales"][0].update(latent=0)),
         "latent: 0 given, a number of at least 1",
     ),
     "shape": (
@@ -128,9 +124,7 @@ FAULTS = {
         "'fine' is incomplete",
     ),
     "no scaler": (
-        lambda p: altered(
-            p, lambda c: c["tensors"].pop("fine|scaler||x|mean")
-        ),
+        lambda p: altered(p, lambda c: c["tensors"].pop("fine|scaler||x|mean")),
         "fit anew",
     ),
     "nan": (lambda p: altered(p, no_number), "incomplete"),

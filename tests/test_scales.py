@@ -120,9 +120,7 @@ def scales(draw):
         latent_activation=draw(kinds),
         l1=draw(st.sampled_from([0.0, 0.01])),
         l1_on=draw(st.sampled_from(["encoder", "all"])),
-        initialisation=draw(
-            st.sampled_from(["xavier_normal", "xavier_uniform"])
-        ),
+        initialisation=draw(st.sampled_from(["xavier_normal", "xavier_uniform"])),
     )
 
 
@@ -132,9 +130,7 @@ def test_a_declaration_is_its_plain_values(scale):
     assert pickle.loads(pickle.dumps(scale)) == scale
     assert hash(scale.with_()) == hash(scale)
     drawn = networks.initial(scale, 0)
-    assert sum(v.size for v in drawn.values()) == networks.parameter_count(
-        scale
-    )
+    assert sum(v.size for v in drawn.values()) == networks.parameter_count(scale)
 
 
 @pytest.mark.parametrize("kind", ["xavier_normal", "xavier_uniform"])
@@ -178,9 +174,7 @@ def test_a_pass_is_that_of_torch_layers(kind):
 
     def linear(name, values):
         weight = p[f"{name}.weight"][0].T
-        return torch.nn.functional.linear(
-            values, weight, p[f"{name}.bias"][0, 0]
-        )
+        return torch.nn.functional.linear(values, weight, p[f"{name}.bias"][0, 0])
 
     z = torch.tanh(linear("encoder.1", act(linear("encoder.0", x))))
     out = linear("head p.1", act(linear("head p.0", z)))
@@ -193,9 +187,7 @@ def test_row_metrics_of_categories():
     logits = torch.tensor([[2.0, -1.0, 0.5], [-1.0, -2.0, -3.0]])
     target = torch.tensor([[1.0, 0, 0], [0, 0, 1]])
     found = networks.row_metrics(head, logits, target)
-    expected = torch.nn.functional.cross_entropy(
-        logits, target, reduction="none"
-    )
+    expected = torch.nn.functional.cross_entropy(logits, target, reduction="none")
     torch.testing.assert_close(found["cross_entropy"], expected)
     assert found["accuracy"].tolist() == [1, 0]
     assert found["accuracy_as_made"].tolist() == pytest.approx([2 / 3, 2 / 3])

@@ -71,9 +71,7 @@ def test_permutation():
     apart = np.abs(target[:, None] - target).mean()
     assert found[0, 1] == pytest.approx(apart, rel=0.1)
     # every shuffle is another, and the same again
-    again, fewer = (
-        permutation(predict, rows, target, blocks, n) for n in (20, 10)
-    )
+    again, fewer = (permutation(predict, rows, target, blocks, n) for n in (20, 10))
     np.testing.assert_array_equal(again, found)
     assert abs(fewer - found)[0, 1] > 1e-6
 
@@ -84,9 +82,7 @@ def test_attributed():
     lower = fit(fine(), table, replicas().pick(fold=0), **SETTINGS)
     chain = fit(coarse(), table, apart, lower, **SETTINGS)
     blocks = {"x": [0, 1, 2], "kind": [3, 4, 5, 6]}
-    found = attributed(
-        chain, table, "y", blocks, background=99, repeats=3, parts=parts
-    )
+    found = attributed(chain, table, "y", blocks, background=99, repeats=3, parts=parts)
     assert found.columns.shape == (6, 7)
     predicted = chain.predict(table)["y"][..., 0]
     near = {"atol": 1e-5}

@@ -54,9 +54,7 @@ def test_paired_equal_models():
 # --- Bootstrap intervals ---------------------------------------------------
 
 
-@given(
-    seed=st.integers(0, 1000), shift=st.floats(-5, 5), scale=st.floats(0.1, 9)
-)
+@given(seed=st.integers(0, 1000), shift=st.floats(-5, 5), scale=st.floats(0.1, 9))
 @settings(max_examples=15, deadline=None)
 def test_interval_moves_with_its_values(seed, shift, scale):
     values = np.random.default_rng(seed).normal(size=40)

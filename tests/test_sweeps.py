@@ -60,9 +60,7 @@ def names(folder):
 )
 def test_grids(chapter, axes, given):
     what = sweeps.grid(parameters.find(chapter), axes, {"epochs": 7})
-    assert [plan.given for plan in what] == [
-        {**one, "epochs": 7} for one in given
-    ]
+    assert [plan.given for plan in what] == [{**one, "epochs": 7} for one in given]
 
 
 @given(st.lists(st.text(alphabet="0123456789.,;=seed-+e"), max_size=3))
@@ -188,9 +186,7 @@ def test_two_sweeps_in_one_folder(copied):
         sweeps.sweep(planned(notebooks, "seed=0"), folder)
 
 
-@pytest.mark.parametrize(
-    "axes", [["a"], ["a", "b"], ["b", "a"], ["c", "a", "b"]]
-)
+@pytest.mark.parametrize("axes", [["a"], ["a", "b"], ["b", "a"], ["c", "a", "b"]])
 @pytest.mark.filterwarnings("error")
 def test_plots_of_numbers_and_texts(axes, tmp_path):
     frame = pd.DataFrame(
@@ -263,9 +259,7 @@ class Cluster:
     def at_rest(self):
         """Tell whether nothing is left but scheduler and live workers."""
         alive = [
-            one.pid
-            for one in [*self.workers, self.scheduler]
-            if one.poll() is None
+            one.pid for one in [*self.workers, self.scheduler] if one.poll() is None
         ]
         for _ in range(300):
             left = marked(self.environment["TEST_MARK"])
@@ -287,9 +281,7 @@ def cluster(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_killed_at_work_costs_one_retried_run(
-    cluster, local, tmp_path
-):
+def test_a_worker_killed_at_work_costs_one_retried_run(cluster, local, tmp_path):
     notebooks, here = local
     lines, there = [], tmp_path / "there"
 
@@ -344,15 +336,11 @@ def test_a_cluster_reports_failures_and_can_be_left(
     assert err.splitlines()[-1].startswith("nestedae: stopped by SIGINT")
     assert cluster.at_rest()
     assert names(tmp_path / "b" / "runs") == []
-    (again,) = sweeps.sweep(
-        planned(notebooks, "seed=7"), tmp_path / "b", **there
-    )
+    (again,) = sweeps.sweep(planned(notebooks, "seed=7"), tmp_path / "b", **there)
     assert again.run is not None
 
     monkeypatch.setattr(runs, "package_digest", lambda: "another")
-    (other,) = sweeps.sweep(
-        planned(notebooks, "seed=1"), tmp_path / "c", **there
-    )
+    (other,) = sweeps.sweep(planned(notebooks, "seed=1"), tmp_path / "c", **there)
     assert other.run is None
     assert "has another version of the package" in other.line
 
@@ -373,7 +361,5 @@ def test_a_scheduler_that_is_lost(cluster, notebooks, tmp_path):
     )
     kept = [one for one in done if one.run is not None]
     assert 1 <= len(kept) < 6
-    assert {one.line for one in done if one.run is None} == {
-        "the scheduler was lost"
-    }
+    assert {one.line for one in done if one.run is None} == {"the scheduler was lost"}
     assert len(pd.read_csv(tmp_path / "x" / "sweep.csv")) == len(kept)

@@ -60,9 +60,7 @@ def test_published_noise_exceeds_the_signal():
     inputs=st.sampled_from(["grid", "random"]),
 )
 @settings(max_examples=30, deadline=None)
-def test_inputs_are_in_their_ranges_and_noise_leaves_them_alone(
-    n, seed, inputs
-):
+def test_inputs_are_in_their_ranges_and_noise_leaves_them_alone(n, seed, inputs):
     clean, single, double = (
         synthetic.generate(n, seed, noise, inputs) for noise in (0, 1, 2)
     )

@@ -24,8 +24,7 @@ def published(name: str) -> pd.DataFrame:
             held = [{i: n for i, n in row.items() if n} for row in rows]
             frame[f"{site}_ions"] = ["; ".join(row) for row in held]
             frame[f"{site}_coefficients"] = [
-                "; ".join(f"{whole * n:.15g}" for n in row.values())
-                for row in held
+                "; ".join(f"{whole * n:.15g}" for n in row.values()) for row in held
             ]
     titles = {n: c.title for n, c in schema.columns.items() if c.title}
     return frame[list(titles)].rename(columns=titles).astype(object)

@@ -89,9 +89,7 @@ def test_a_member_stands_on_the_member_of_its_fold_and_seed(several):
     lower = three_scales.fit(
         fine(), table, Replicas.cross(splits, 2), epochs=2, batch_size=8
     )
-    chain = three_scales.fit(
-        coarse(), table, few, lower, epochs=2, batch_size=8
-    )
+    chain = three_scales.fit(coarse(), table, few, lower, epochs=2, batch_size=8)
     places = ([0, 1, 2, 3] if several else [0, 1, 0, 1]) * 2
     np.testing.assert_array_equal(
         chain.encode(table, "fine"), lower.encode(table)[places]

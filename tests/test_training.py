@@ -155,9 +155,7 @@ def test_what_the_fast_path_does_not_know_runs_by_the_definition(monkeypatch):
     assert not dense.knows(fine(code="double"))
     before = training.tally.copy()
     table = tables()
-    training.train(
-        fine(code="double"), table["x"], table, replicas(2), **SETTINGS
-    )
+    training.train(fine(code="double"), table["x"], table, replicas(2), **SETTINGS)
     training.train(fine(), table["x"], table, replicas(2), **SETTINGS)
     ran = training.tally - before
     steps = 3 * sum(-(-len(rows) // 7) for rows, _ in replicas(2).splits)
@@ -237,8 +235,7 @@ def plain(scale, inputs, targets, seed, split, epochs, size, rate):
             total = sum(
                 h.weight
                 * torch.nn.functional.l1_loss(
-                    z @ p[f"head {h.name}.0.weight"]
-                    + p[f"head {h.name}.0.bias"],
+                    z @ p[f"head {h.name}.0.weight"] + p[f"head {h.name}.0.bias"],
                     torch.tensor(targets[h.name][rows], dtype=torch.float32),
                 )
                 for h in scale.heads
@@ -254,9 +251,7 @@ def plain(scale, inputs, targets, seed, split, epochs, size, rate):
 
 @pytest.mark.parametrize("l1_on", ["encoder", "all"])
 def test_against_torchs_own_loop(reference, l1_on):
-    scale = fine(
-        heads=(Head("x", 3), Head("p", 1, weight=2.0)), l1=0.01, l1_on=l1_on
-    )
+    scale = fine(heads=(Head("x", 3), Head("p", 1, weight=2.0)), l1=0.01, l1_on=l1_on)
     table, some = tables(), replicas(3).take([1])
     found = training.train(scale, table["x"], table, some, **SETTINGS)
     p, losses = plain(scale, table["x"], table, 0, some.splits[0], 3, 7, 0.01)
@@ -327,9 +322,7 @@ def test_a_code_of_ones_own(monkeypatch):
     table, many = tables(), replicas(2, 3)
     found = training.train(scale, table["x"], table, many, **SETTINGS)
     assert found.parameters["encoder.1.weight"].shape == (6, 6, 4)
-    alone = training.train(
-        scale, table["x"], table, many.take([4]), **SETTINGS
-    )
+    alone = training.train(scale, table["x"], table, many.take([4]), **SETTINGS)
     for name, value in alone.parameters.items():
         same = found.parameters[name][4]
         np.testing.assert_allclose(value[0], same, atol=2e-6)
@@ -381,9 +374,7 @@ def test_devices_that_are_not_there(device, words, monkeypatch):
 def test_cuda_agrees_with_the_cpu():
     table, some = tables(), replicas(2, 2)
     found = [
-        training.train(
-            fine(), table["x"], table, some, device=device, **SETTINGS
-        )
+        training.train(fine(), table["x"], table, some, device=device, **SETTINGS)
         for device in ("cpu", "cuda")
     ]
     assert np.median(furthest(*found)) < 1e-3

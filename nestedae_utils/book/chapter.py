@@ -141,8 +141,7 @@ class Chapter:
         """
         if not math.isfinite(value):  # a training diverged
             raise ParameterError(
-                f"value of {quantity}: {value} given, a finite number is "
-                "allowed."
+                f"value of {quantity}: {value} given, a finite number is allowed."
             )
         value, spread = float(value), math.nan if spread is None else spread
         known = {} if self.source == "twin" else claims.by_quantity()

@@ -64,9 +64,7 @@ def scrolling(frame: pd.DataFrame, escape: bool = True) -> str:
     return f'<div class="{kind}" tabindex="0">{html}</div>'
 
 
-def claims_table(
-    assessed: pd.DataFrame, kept: pd.DataFrame, folder: str = ""
-) -> str:
+def claims_table(assessed: pd.DataFrame, kept: pd.DataFrame, folder: str = "") -> str:
     """Return judged claims as HTML, each value linked to its cell.
 
     ``assessed`` are rows of `claims.assess`; the same rows of the
@@ -145,9 +143,7 @@ def learning_curves(
         look = {"color": colour, "linewidth": 1, "label": name}
         ax.plot(epochs, values.mean(0), lines[index % 4], **look)
         low, high = values.min(0), values.max(0)
-        ax.fill_between(
-            epochs, low, high, color=colour, alpha=0.12, linewidth=0
-        )
+        ax.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)
     ax.set(xlabel="epoch", ylabel=label)
     ax.legend()
     return ax

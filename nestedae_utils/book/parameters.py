@@ -68,9 +68,7 @@ class Parameter:
         elif self.choices:
             good = value in self.choices
         elif self.kind in (int, float):
-            good = (
-                good and not isinstance(value, bool) and low <= value <= high
-            )
+            good = good and not isinstance(value, bool) and low <= value <= high
         if not good:
             raise ParameterError(f"{self.name}: {shown(value)} given, {told}")
         return self.kind(value)
@@ -212,9 +210,7 @@ def read(path: Path) -> Notebook:
     title, summary, run_time = (
         next(iter(some), "") for some in (titles, others, times)
     )
-    return Notebook(
-        path.stem, path, title, summary, run_time, parameters=parameters
-    )
+    return Notebook(path.stem, path, title, summary, run_time, parameters=parameters)
 
 
 def _plain(text: str) -> str:

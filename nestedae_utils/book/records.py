@@ -86,9 +86,7 @@ def results_of(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: read_results(path) for path in paths}
 
 
-def differences(
-    results: Mapping[str, Any], reference: Mapping[str, Any]
-) -> list[str]:
+def differences(results: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
     """Say, a line each, where a run leaves the reference's repeat tolerance.
 
     A quantity that is missing in either has a line too.

@@ -40,8 +40,7 @@ def refresh(results: Path, reference: Path) -> list[Path]:
                 "data and settings only."
             )
         content["records"] = [
-            {key: one[key] for key in records.OURS}
-            for one in content["records"]
+            {key: one[key] for key in records.OURS} for one in content["records"]
         ]
     return [
         records.write_json(reference / f"{name}.json", content)

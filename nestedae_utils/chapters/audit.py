@@ -217,8 +217,7 @@ def function_errors(
     named = {n: values for s in by_scale.values() for n, values in s.items()}
     functions = np.concatenate([named["scale_1"], named["scale_2"]], axis=-1)
     target, unit = (
-        np.broadcast_to(values, tables.shape)[of_replica]
-        for values in (target, unit)
+        np.broadcast_to(values, tables.shape)[of_replica] for values in (target, unit)
     )
     errors = np.abs(functions - target) / unit
     by_kind = {}

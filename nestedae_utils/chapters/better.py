@@ -26,9 +26,7 @@ Candidate = tuple[Scale, Mapping[str, Any]]
 """A declaration, and the settings of its training."""
 
 
-def describe(
-    frame: pd.DataFrame, arrays: Callable[[pd.DataFrame], Table]
-) -> Table:
+def describe(frame: pd.DataFrame, arrays: Callable[[pd.DataFrame], Table]) -> Table:
     """Return a table's arrays with the further features of its formulas."""
     factors = [
         perovskites.tolerance_factor(frame),
@@ -65,9 +63,7 @@ def gap_scale(
 ) -> Scale:
     """Declare a band gap scale over some features."""
     blocks = _blocks(names)
-    predictor = _predictor(
-        "gap", as_paper, hidden=(100,), dropout=0.1, loss=loss
-    )
+    predictor = _predictor("gap", as_paper, hidden=(100,), dropout=0.1, loss=loss)
     heads = (predictor, *(Head(b.name, b.width) for b in blocks))
     return Scale("band_gap", tuple(blocks), latent, heads, l1=l1)
 
@@ -183,10 +179,7 @@ class Task:
 
     def tried(self, errors: pd.DataFrame) -> pd.DataFrame:
         """Return what was tried, for the page: errors and cost."""
-        steps = [
-            self.steps(name, self.inner, INNER_MEMBERS)
-            for name in errors.index
-        ]
+        steps = [self.steps(name, self.inner, INNER_MEMBERS) for name in errors.index]
         return pd.DataFrame(
             {
                 "candidate": errors.index,

@@ -37,9 +37,7 @@ FAR = 2.0
 """Materials farther from the training rows are not counted."""
 
 
-def design(
-    search: Search, aim: Callable[[Mapping[str, Tensor]], Tensor]
-) -> Points:
+def design(search: Search, aim: Callable[[Mapping[str, Tensor]], Tensor]) -> Points:
     """Search for points of a high aim.
 
     ``aim`` of everything that is decoded, by name and in its own units, is a
@@ -65,9 +63,7 @@ def judged(search: Search, materials: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def look(
-    search: Search, materials: pd.DataFrame
-) -> tuple[NDArray, NDArray, NDArray]:
+def look(search: Search, materials: pd.DataFrame) -> tuple[NDArray, NDArray, NDArray]:
     """Return every model's PCE (%), gap (eV) and distance, each (R, n)."""
     chain = search.chain
     table = _encodable(materials, mix(materials).to_numpy())

@@ -62,9 +62,7 @@ class Fidelities:
 def load(data_source: str = "auto") -> Fidelities:
     """Return all four tables; the parameter and errors as `tables.obtain`."""
     gaps = {name: (KEYS[name], read, partial(generate, name)) for name in KEYS}
-    return tables.obtain(
-        Fidelities, data_source, **gaps, devices=tables.DEVICES
-    )
+    return tables.obtain(Fidelities, data_source, **gaps, devices=tables.DEVICES)
 
 
 def read(path: str | Path) -> pd.DataFrame:
@@ -117,9 +115,7 @@ def generate(name: str, seed: int = 0) -> pd.DataFrame:
     """
     rng = np.random.default_rng(seed)
     measured, alloys = twin.absorbers(rng, 97), twin.alloys(rng)
-    computed = pd.concat(
-        [measured[:20], alloys.sample(160, random_state=seed)]
-    )
+    computed = pd.concat([measured[:20], alloys.sample(160, random_state=seed)])
     pure = np.eye(4)[rng.choice(4, 180, p=[0.7, 0.1, 0.1, 0.1])]
     rows = {"PBE": 180, "HSE": 120, "experiment": 97}[name]
     fractions, phases = computed[:rows].reset_index(drop=True), pure[:rows]

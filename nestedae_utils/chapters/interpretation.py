@@ -137,9 +137,7 @@ def information(
     variance and raise the bias.
     """
     found = [
-        mutual_info_regression(
-            one, column, n_neighbors=neighbours, random_state=0
-        )
+        mutual_info_regression(one, column, n_neighbors=neighbours, random_state=0)
         for one in latents
         for column in values.T
     ]
@@ -179,9 +177,7 @@ def with_parameters(
     return other
 
 
-def pruned(
-    chain: NestedAutoencoder, name: str, cut: float
-) -> NestedAutoencoder:
+def pruned(chain: NestedAutoencoder, name: str, cut: float) -> NestedAutoencoder:
     """Return the chain with a scale's weights below a cut set to zero."""
     weights = chain.fitted[name].parameters[WEIGHTS]
     chosen = np.where(np.abs(weights) < cut, 0, weights)
@@ -231,8 +227,7 @@ def agreements(
         for kind, values in kinds.items()
     }
     found["other folds, same seed"] = [
-        agreement(z[replicas.where(seed=seed)])
-        for seed in replicas.levels("seed")
+        agreement(z[replicas.where(seed=seed)]) for seed in replicas.levels("seed")
     ]
     return found
 

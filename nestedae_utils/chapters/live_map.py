@@ -12,9 +12,7 @@ DIVISION = "plotly-graph-div"
 """The class by which plotly marks its drawings in a page."""
 
 
-def bundle(
-    figure: graph_objects.Figure, alt: str, caption: str
-) -> dict[str, object]:
+def bundle(figure: graph_objects.Figure, alt: str, caption: str) -> dict[str, object]:
     """Return a figure for ``display(..., raw=True)``.
 
     JupyterLab draws from the JSON. The book takes the HTML, and its pages

@@ -101,9 +101,7 @@ def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return distinct rows, where each row is among them, and how often."""
     if not rows.shape[1]:
         return rows[:1], np.zeros(len(rows), int), np.array([len(rows)])
-    some, at, often = np.unique(
-        rows, axis=0, return_inverse=True, return_counts=True
-    )
+    some, at, often = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
     return some, at.reshape(-1), often
 
 

@@ -134,8 +134,7 @@ def filled(values: np.ndarray, replicas: Replicas) -> np.ndarray:
         known = values[seen][~np.isnan(values[seen])]
         if not known.size:
             raise DataError(
-                "target: none of a replica's training rows has a value; use "
-                "more rows."
+                "target: none of a replica's training rows has a value; use more rows."
             )
         own[np.isnan(values)] = np.median(known)
     return wide
@@ -148,9 +147,7 @@ def declare(
     name: str, seen: Sequence[Block], targets: Sequence[str], latent: int
 ) -> Scale:
     """Declare a scale by what it sees and what it predicts."""
-    heads = [
-        Head(target, 1, hidden=(50,), scaling="standard") for target in targets
-    ]
+    heads = [Head(target, 1, hidden=(50,), scaling="standard") for target in targets]
     for block in seen:
         kind = "cross_entropy" if block.name in ("etl", "htl") else "mae"
         heads.append(Head(block.name, block.width, loss=kind))

@@ -134,9 +134,7 @@ def _download(entry: Entry, path: Path) -> None:
     sha256 = f"sha256:{entry.sha256}"
     mirror = f"or set {MIRROR_VARIABLE} to a folder that holds it"
     try:
-        pooch.retrieve(
-            entry.url, sha256, path.name, path.parent, downloader=downloader
-        )
+        pooch.retrieve(entry.url, sha256, path.name, path.parent, downloader=downloader)
     except requests.RequestException as error:
         raise DataUnavailable(
             f"{entry.key}: cannot be downloaded from {entry.url} "

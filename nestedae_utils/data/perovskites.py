@@ -113,8 +113,7 @@ def parse_formula(formula: str) -> dict[str, float]:
         if token["unknown"]:
             raise DataError(
                 f"formula {formula!r}: unknown ion {token['unknown']!r}, one "
-                f"of {', '.join(IONS)} is allowed."
-                + nearest(token["unknown"], IONS)
+                f"of {', '.join(IONS)} is allowed." + nearest(token["unknown"], IONS)
             )
         if token["open"]:
             groups.append(defaultdict(float))
@@ -160,9 +159,7 @@ def formula(fractions: Mapping[str, float], digits: int = 2) -> str:
         ion: round((3 if ion in SITES["X"] else 1) * fractions[ion], digits)
         for ion in IONS
     }
-    return "".join(
-        f"{ion}{n:g}" if n != 1 else ion for ion, n in counts.items() if n
-    )
+    return "".join(f"{ion}{n:g}" if n != 1 else ion for ion, n in counts.items() if n)
 
 
 def ions() -> pd.DataFrame:

@@ -61,9 +61,7 @@ def read(path: str | Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
     """
     texts = read_text(path)
     titles = {n: c.title for n, c in schema.columns.items() if c.title}
-    schema = schema.remove_columns(
-        [n for n in schema.columns if n not in titles]
-    )
+    schema = schema.remove_columns([n for n in schema.columns if n not in titles])
     for title in titles.values():
         if (count := texts.columns.tolist().count(title)) != 1:
             state = "stands twice." if count else "is missing."

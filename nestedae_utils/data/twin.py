@@ -67,9 +67,7 @@ def devices(seed: int = 0, rows: int = 2018) -> pd.DataFrame:
     gap, quality = law_gap(frame), 1 - rng.beta(1.1, 3, rows)
     inverted = rng.random(rows) < 0.2 + 0.6 * frame["Sn"]
     for layer in ("etl", "htl"):
-        of = [
-            _frequent(rng, list(k[layer]), rows) for k in (UPRIGHT, INVERTED)
-        ]
+        of = [_frequent(rng, list(k[layer]), rows) for k in (UPRIGHT, INVERTED)]
         frame[layer] = np.where(inverted, of[1], of[0])
         quality *= frame[layer].map(UPRIGHT[layer] | INVERTED[layer])
     reported = gap + 0.02 * rng.standard_normal(rows)

@@ -316,14 +316,10 @@ class NestedAutoencoder:
         for key, block in links.items():
             if key in found[name]:
                 lower = fitted.lower_scalers.get(block.latents_of)
-                found |= self.down(
-                    block.latents_of, found[name][key], lower, wanted
-                )
+                found |= self.down(block.latents_of, found[name][key], lower, wanted)
         return found
 
-    def _raw(
-        self, block: Block, table: Table, lower: Mapping[str, Scalers]
-    ) -> Tensor:
+    def _raw(self, block: Block, table: Table, lower: Mapping[str, Scalers]) -> Tensor:
         if block.latents_of:
             scalers = lower.get(block.latents_of)
             return self.latents(block.latents_of, table, scalers)
@@ -331,9 +327,7 @@ class NestedAutoencoder:
 
     # --- arrays in, arrays out ---------------------------------------------
 
-    def encode(
-        self, table: Table, scale: str = "", *, seen_by: str = ""
-    ) -> np.ndarray:
+    def encode(self, table: Table, scale: str = "", *, seen_by: str = "") -> np.ndarray:
         """Return the latents (R, n, latent) of a raw table.
 
         Parameters

@@ -75,9 +75,7 @@ def plan(scale: Scale, columns: dict[str, int]) -> Plan:
         dropout = head.dropout if head else 0.0
         for place, kind in enumerate(kinds):
             rows, cols, _ = known[f"{path}.{place}"]
-            source = (
-                len(layers) - 1 if place or not head else len(scale.hidden)
-            )
+            source = len(layers) - 1 if place or not head else len(scale.hidden)
             drops = dropout > 0 and place < len(kinds) - 1
             bias = start + rows * cols
             layers.append(

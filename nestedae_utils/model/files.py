@@ -66,9 +66,7 @@ def save(
     return path
 
 
-def load(
-    path: str | Path, scales: Sequence[Scale] | None = None
-) -> NestedAutoencoder:
+def load(path: str | Path, scales: Sequence[Scale] | None = None) -> NestedAutoencoder:
     """Read a chain that :func:`save` wrote; nothing in it is executed.
 
     Raises

@@ -38,9 +38,7 @@ def compiled(function):
     """Compile a function for one thread that holds no lock."""
     if njit is None:
         return function
-    return njit(nogil=True, fastmath=True, error_model="numpy", cache=True)(
-        function
-    )
+    return njit(nogil=True, fastmath=True, error_model="numpy", cache=True)(function)
 
 
 @compiled

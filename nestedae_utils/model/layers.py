@@ -29,9 +29,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mae": lambda o, t: (o - t).abs().mean(-1),
     "mse": lambda o, t: (o - t).square().mean(-1),
-    "huber": lambda o, t: functional.huber_loss(o, t, reduction="none").mean(
-        -1
-    ),
+    "huber": lambda o, t: functional.huber_loss(o, t, reduction="none").mean(-1),
     # of logits, for one-hot targets
     "cross_entropy": lambda o, t: torch.logsumexp(o, -1) - (o * t).sum(-1),
 }

@@ -36,9 +36,7 @@ def shapes(scale: Scale) -> Shapes:
 
 def parameter_count(scale: Scale) -> int:
     """Return the number of weights and biases of one replica."""
-    return sum(
-        (rows + 1) * columns for rows, columns, _ in shapes(scale).values()
-    )
+    return sum((rows + 1) * columns for rows, columns, _ in shapes(scale).values())
 
 
 def initial(
@@ -71,9 +69,7 @@ def initial(
         r = size if name in reads else rows
         c = size if name == writes and size < scale.latent else columns
         if scale.initialisation == "xavier_normal":
-            weight = random.standard_normal((r, c)) * (
-                gain * np.sqrt(2 / (r + c))
-            )
+            weight = random.standard_normal((r, c)) * (gain * np.sqrt(2 / (r + c)))
         else:
             bound = gain * np.sqrt(6 / (r + c))
             weight = random.uniform(-bound, bound, (r, c))
@@ -119,10 +115,7 @@ def row_losses(
     columns = columns_of(scale, p, x)
     z = code.apply(columns, noise, p)
     out = {h.name: decode(h, p, z, masks[h.name]) for h in scale.heads}
-    rows = {
-        h.name: LOSSES[h.loss](out[h.name], targets[h.name])
-        for h in scale.heads
-    }
+    rows = {h.name: LOSSES[h.loss](out[h.name], targets[h.name]) for h in scale.heads}
     total = sum(head.weight * rows[head.name] for head in scale.heads)
     if code.penalty is not None:
         total = total + code.penalty(columns, z, p)
@@ -138,9 +131,7 @@ def penalised(scale: Scale) -> list[str]:
     ]
 
 
-def row_metrics(
-    head: Head, output: Tensor, target: Tensor
-) -> dict[str, Tensor]:
+def row_metrics(head: Head, output: Tensor, target: Tensor) -> dict[str, Tensor]:
     """Return every row's loss and, for categories, two accuracies.
 
     ``accuracy_as_made`` is the share of one-hot columns on the right side

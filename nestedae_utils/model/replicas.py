@@ -36,9 +36,7 @@ class Replicas:
     labels: Mapping[str, np.ndarray]
 
     @classmethod
-    def cross(
-        cls, folds: Sequence[Split], seeds: int = 1, first: int = 0
-    ) -> Replicas:
+    def cross(cls, folds: Sequence[Split], seeds: int = 1, first: int = 0) -> Replicas:
         """Return every fold with every seed; the seeds lie within folds.
 
         Raises

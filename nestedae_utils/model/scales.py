@@ -148,8 +148,7 @@ def _plain(value: Any) -> Any:
 def _label(value: str) -> str:
     if not value or "|" in value:
         raise fault(
-            f"{value!r} given, a text that is not empty and has no '|' is "
-            "allowed."
+            f"{value!r} given, a text that is not empty and has no '|' is allowed."
         )
     return value
 
@@ -247,9 +246,9 @@ class Scale(Declared):
     latent_activation: Activation = "tanh"
     l1: Factor = 0.0
     l1_on: Annotated[str, one_of(("encoder", "all"))] = "encoder"
-    initialisation: Annotated[
-        str, one_of(("xavier_normal", "xavier_uniform"))
-    ] = "xavier_normal"
+    initialisation: Annotated[str, one_of(("xavier_normal", "xavier_uniform"))] = (
+        "xavier_normal"
+    )
     net: Annotated[str, one_of(REGISTRIES["net"])] = "dense"
     code: Annotated[str, one_of(REGISTRIES["code"])] = "plain"
 
@@ -263,9 +262,7 @@ class Scale(Declared):
         for place, head in enumerate(self.heads):
             at = ("heads", place)
             for name in head.of:
-                known(
-                    [name], blocks, f"head {head.name!r}, of: {name!r} given"
-                )
+                known([name], blocks, f"head {head.name!r}, of: {name!r} given")
             parts = [blocks[name] for name in self.blocks_of(head)]
             width = sum(block.width for block in parts)
             if parts and head.width != width:

@@ -104,9 +104,7 @@ def train(
         If there is no such device, or the loss stops being finite.
     """
     place = resolve_device(device)
-    path = (
-        "dense" if dense.knows(scale) and place.type == "cpu" else "reference"
-    )
+    path = "dense" if dense.knows(scale) and place.type == "cpu" else "reference"
     job = Job(scale, *side_by_side(scale, inputs, targets), replicas,
               epochs, batch_size, learning_rate, place)  # fmt: skip
     keys = job.keys(path)
@@ -261,9 +259,7 @@ def batch_means(count: int, size: int) -> np.ndarray:
 # --- the fast path -----------------------------------------------------------
 
 
-def _run_dense(
-    job: Job, missing: Sequence[int]
-) -> Iterator[tuple[int, Result]]:
+def _run_dense(job: Job, missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
     """Train replicas on threads; yield each one when it is done."""
     plan = dense.plan(job.scale, job.columns)
     stop = threading.Event()
@@ -277,9 +273,7 @@ def _run_dense(
         pool.shutdown(cancel_futures=True)
 
 
-def _dense(
-    job: Job, plan: dense.Plan, replica: int, stop: threading.Event
-) -> Result:
+def _dense(job: Job, plan: dense.Plan, replica: int, stop: threading.Event) -> Result:
     """Train one replica with the compiled kernel."""
     p, seed, rows = job.initial(replica), job.seed(replica), job.rows(replica)
     mean, square = np.zeros_like(p), np.zeros_like(p)
@@ -309,9 +303,7 @@ def _dense(
 # --- the definition ----------------------------------------------------------
 
 
-def _run_reference(
-    job: Job, missing: Sequence[int]
-) -> Iterator[tuple[int, Result]]:
+def _run_reference(job: Job, missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
     """Train stacked replicas by autograd; yield each one at the end."""
     count = TOGETHER if job.place.type == "cpu" else max(1, len(missing))
     for first in range(0, len(missing), count):
@@ -343,8 +335,7 @@ def _reference(job: Job, some: Sequence[int]) -> list[Result]:
         job.check(flat, measured[-1], epoch + 1)
     made, seen = np.stack(as_made, 1), np.stack(measured, 1)
     return [
-        (flat[r].copy(), made[r].astype(np.float32), seen[r])
-        for r in range(len(some))
+        (flat[r].copy(), made[r].astype(np.float32), seen[r]) for r in range(len(some))
     ]
 
 
@@ -363,9 +354,7 @@ class Rows:
         self.weights = weights.split(size, 1)
         seeds = [job.seed(r) for r in some]
         self.shuffling = [np.random.default_rng([s, 1]) for s in seeds]
-        self.dropout = [
-            np.random.Generator(np.random.SFC64([s, 2])) for s in seeds
-        ]
+        self.dropout = [np.random.Generator(np.random.SFC64([s, 2])) for s in seeds]
         self.noise = [np.random.default_rng([s, 3]) for s in seeds]
         self.numbers = CODES[job.scale.code].noise(job.scale.latent)
 
@@ -373,9 +362,7 @@ class Rows:
         """Yield every step's rows, weights, noise and dropout masks."""
         size, place = self.job.batch_size, self.job.place
         order = np.zeros((len(self.some), max(self.steps) * size), np.int64)
-        for own, r, random in zip(
-            order, self.some, self.shuffling, strict=True
-        ):
+        for own, r, random in zip(order, self.some, self.shuffling, strict=True):
             own[: len(self.job.rows(r))] = random.permutation(self.job.rows(r))
         index = torch.from_numpy(order).to(place).split(size, 1)
         normal = self._drawn(self.numbers, self._normal)
@@ -403,9 +390,7 @@ class Rows:
     def _normal(self, place: int, shape: tuple[int, ...]) -> np.ndarray:
         return self.noise[place].standard_normal(shape)
 
-    def _kept(
-        self, dropout: float
-    ) -> Callable[[int, tuple[int, ...]], np.ndarray]:
+    def _kept(self, dropout: float) -> Callable[[int, tuple[int, ...]], np.ndarray]:
         def draw(place: int, shape: tuple[int, ...]) -> np.ndarray:
             # 16 random bits a unit are enough
             raw = self.dropout[place].bytes(2 * math.prod(shape))
@@ -437,9 +422,7 @@ class Step:
         views = np.stack([job.views(r) for r in rows.some])
         self.views = torch.tensor(views, **as_here)
         self.each = torch.arange(len(flat), device=place)[:, None]
-        self.batch = [
-            part.clone() for part in next(Rows(job, rows.some).epoch())
-        ]
+        self.batch = [part.clone() for part in next(Rows(job, rows.some).epoch())]
         names = networks.metric_names(job.scale)
         self.metrics = torch.zeros(len(names), len(flat), **as_here)
         self.leaves: dict[str, Tensor] = {}
@@ -463,9 +446,7 @@ class Step:
         }
         ahead = iter(masks)
         by_head = {
-            h.name: [next(ahead) for _ in h.hidden]
-            if h.dropout and masks
-            else []
+            h.name: [next(ahead) for _ in h.hidden] if h.dropout and masks else []
             for h in scale.heads
         }
         out, _, total = networks.row_losses(
@@ -485,9 +466,7 @@ class Step:
         index, weights, noise, *masks = self.batch
         scale, l1 = self.job.scale, 0.0
         rows = self.table[self.each, index]
-        total, metrics = self._passed(
-            rows, masks, noise if noise.shape[-1] else None
-        )
+        total, metrics = self._passed(rows, masks, noise if noise.shape[-1] else None)
         if scale.l1:
             names = networks.penalised(scale)
             l1 = scale.l1 * sum(self.leaves[n].abs().sum() for n in names)

@@ -64,9 +64,7 @@ class _Document(NamedTuple):
             if not listed:
                 self.value(event, stream, here)
                 if key in values or not isinstance(event, events.ScalarEvent):
-                    words = (
-                        "stands twice, or is no word; a key is a word, once."
-                    )
+                    words = "stands twice, or is no word; a key is a word, once."
                     raise self.fault(words, here)
                 event = next(stream)
             values[key] = self.value(event, stream, here)
@@ -371,9 +369,7 @@ def parse(text: str, path: str | Path = "declaration.yml") -> Declaration:
         before = text[: mark.index if mark else getattr(error, "position", 0)]
         document.lines[()] = before.count("\n") + 1
         why = getattr(error, "problem", None) or getattr(error, "reason", "")
-        words = (
-            f"not YAML ({why}); indent with blanks, put names with special "
-        )
+        words = f"not YAML ({why}); indent with blanks, put names with special "
         words += "characters in quotes, and save it as plain text in UTF-8."
         raise document.fault(words) from None
     return from_plain(plain, path, document.lines)

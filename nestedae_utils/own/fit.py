@@ -88,9 +88,7 @@ class _Table:
     frame: pd.DataFrame
     fault: Callable[[str, str], DataError]
 
-    def words(
-        self, name: str, allowed: str = "a word", right: Any = None
-    ) -> pd.Series:
+    def words(self, name: str, allowed: str = "a word", right: Any = None) -> pd.Series:
         """Return the texts of a column, (n,); none is empty or not right."""
         names = [str(column) for column in self.frame.columns]
         if names.count(name) != 1:
@@ -178,9 +176,7 @@ def _network(
     for block in blocks if scale.reconstruction else ():
         loss = "mae" if block.scaling == "standard" else "cross_entropy"
         heads.append(Head(block.name, block.width, loss, scale.reconstruction))
-    return Scale(
-        name, blocks, scale.latent, heads, hidden=scale.hidden, l1=scale.l1
-    )
+    return Scale(name, blocks, scale.latent, heads, hidden=scale.hidden, l1=scale.l1)
 
 
 @dataclass(frozen=True)
@@ -390,8 +386,7 @@ def load(path: str | Path) -> Fitted:
         kinds = {key: list(words) for key, words in extra["kinds"].items()}
         report = pd.DataFrame(extra["report"], columns=list(REPORT))
         networks = [
-            _network(declaration, scale.name, kinds)
-            for scale in declaration.scales
+            _network(declaration, scale.name, kinds) for scale in declaration.scales
         ]
     except (KeyError, TypeError, AttributeError, ParameterError) as error:
         words = f"not a fitted declaration ({error}); fit it anew."

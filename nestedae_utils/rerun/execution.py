@@ -103,9 +103,7 @@ def execute(
     ):
         kernel = _kernel(env=variables, cwd=out.parent, stdout=log, stderr=log)
         # this thread, which signals interrupt, only waits
-        work = pool.submit(
-            _papermill, source, out, parameters, kernel, cells.put
-        )
+        work = pool.submit(_papermill, source, out, parameters, kernel, cells.put)
         work.add_done_callback(lambda _: cells.put(None))
         cell: tuple[int, int] | None = (0, 0)
         try:

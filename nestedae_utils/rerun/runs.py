@@ -307,8 +307,7 @@ def holds(folder: Path, what: str, record: str) -> bool:
     there = (folder / record).is_file()
     if os.path.lexists(folder) and not folder.is_dir():
         raise RunError(
-            f"{shown(folder)}: not a folder; give another with -o, or remove "
-            "it."
+            f"{shown(folder)}: not a folder; give another with -o, or remove it."
         )
     if not there and any(folder.glob("*")):
         raise RunError(
@@ -399,13 +398,9 @@ def read(folder: Path) -> Run:
     """
     record, results = _record(folder), folder / RESULTS
     if record["status"] != 0:
-        raise DataError(
-            f"{shown(folder)}: this run failed; give a finished one."
-        )
+        raise DataError(f"{shown(folder)}: this run failed; give a finished one.")
     if not results.is_file():
-        raise DataError(
-            f"{results}: not found; remove the folder and run again."
-        )
+        raise DataError(f"{results}: not found; remove the folder and run again.")
     return Run(folder, record, records.read_results(results))
 
 
@@ -448,13 +443,9 @@ def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     difference from the first.
     """
     if len(folders) < 2:
-        raise ParameterError(
-            f"runs: {len(folders)} given, at least 2 are allowed."
-        )
+        raise ParameterError(f"runs: {len(folders)} given, at least 2 are allowed.")
     first, settings, results = str(folders[0]), {}, {}
-    for label, one in {
-        str(folder): read(folder) for folder in folders
-    }.items():
+    for label, one in {str(folder): read(folder) for folder in folders}.items():
         chapter = {"chapter": one.record["chapter"]}
         settings[label] = chapter | one.record["parameters"]
         values = {r["quantity"]: r["value"] for r in one.results["records"]}

@@ -244,9 +244,7 @@ def _client(address: str | None, jobs: int, scratch: Path) -> Iterator[Any]:
             )
         )
         try:
-            client = distributed.Client(
-                cluster, timeout=PATIENCE, set_as_default=False
-            )
+            client = distributed.Client(cluster, timeout=PATIENCE, set_as_default=False)
         except (OSError, ValueError, RuntimeError) as error:
             raise RunError(
                 f"dask: no scheduler answers at {address} within {PATIENCE} s "
@@ -411,9 +409,7 @@ def plot(frame: pd.DataFrame, axes: Sequence[str]) -> Any:
 
     first, second = [*axes, None][:2]
     texts = [n for n in axes if n == second or frame[n].dtype.kind not in "if"]
-    frame = frame.assign(
-        **{n: frame[n].map(parameters.written) for n in texts}
-    )
+    frame = frame.assign(**{n: frame[n].map(parameters.written) for n in texts})
     drawn = {"x": first, "y": "value", "hue": second, "style": second}
     units = dict(zip(frame["quantity"], frame["unit"], strict=True))
     style = Path(__file__).parents[1] / "book" / "style.mplstyle"

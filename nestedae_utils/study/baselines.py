@@ -33,9 +33,7 @@ BASELINES: Mapping[str, Callable[[], BaseEstimator]] = {
     "group median": lambda: DecisionTreeRegressor(
         criterion="absolute_error", random_state=0
     ),
-    "ridge": lambda: make_pipeline(
-        StandardScaler(), RidgeCV(np.logspace(-3, 3, 13))
-    ),
+    "ridge": lambda: make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13))),
     "random forest": lambda: RandomForestRegressor(300, random_state=0),
     "extra trees": lambda: ExtraTreesRegressor(300, random_state=0),
     "gradient boosting": lambda: GradientBoostingRegressor(

@@ -109,8 +109,7 @@ def inner_folds(
             else GroupKFold(folds)
         )
         inner += [
-            (seen[train], seen[test])
-            for train, test in drawn.split(seen, groups=own)
+            (seen[train], seen[test]) for train, test in drawn.split(seen, groups=own)
         ]
     return inner
 
@@ -123,15 +122,11 @@ def held_out(rows: int, share: float, seeds: int, first: int = 0) -> Replicas:
     numbers = np.arange(first, first + seeds)
     splits = [
         tuple(
-            train_test_split(
-                np.arange(rows), test_size=share, random_state=int(seed)
-            )
+            train_test_split(np.arange(rows), test_size=share, random_state=int(seed))
         )
         for seed in numbers
     ]
-    return Replicas(
-        tuple(splits), {"fold": np.zeros(seeds, int), "seed": numbers}
-    )
+    return Replicas(tuple(splits), {"fold": np.zeros(seeds, int), "seed": numbers})
 
 
 # --- Synthetic benchmark (paper, Sec. 3.1, Fig. 2) -----------------------
@@ -198,9 +193,7 @@ def synthetic_single(
     second nested scale.
     """
     blocks = [Block("scale_1", 4), Block("scale_2", 9)]
-    return [
-        synthetic_scale("single", blocks, hidden, latent, settings, l1_factor)
-    ]
+    return [synthetic_scale("single", blocks, hidden, latent, settings, l1_factor)]
 
 
 def synthetic_nested(
@@ -247,9 +240,7 @@ def fit_synthetic(
     replicas = held_out(tables.shape[1], share, seeds, first)
     values = np.repeat(tables, seeds, axis=0)
     table = {"scale_1": values[..., :4], "scale_2": values[..., 4:]}
-    return fit(
-        scales, table, replicas.times(table=range(len(tables))), **settings
-    )
+    return fit(scales, table, replicas.times(table=range(len(tables))), **settings)
 
 
 # --- Perovskites (paper, Sec. 3.2, Table 1, Figs. 3-5) -------------------
@@ -314,9 +305,7 @@ def device_scale(
         ),
         latent=latent,
         heads=(
-            Head(
-                "pce", 1, hidden=(100,), dropout=0.1, output="relu", gain=10.0
-            ),
+            Head("pce", 1, hidden=(100,), dropout=0.1, output="relu", gain=10.0),
             *(Head(block.name, block.width) for block in seen),
             Head("etl", 7, loss="cross_entropy"),
             Head("htl", 4, loss="cross_entropy"),
