@@ -43,7 +43,7 @@ MODELS = {
     "synthetic, second": (protocol.synthetic_nested("inputs")[1], 100, 10),
 }
 REPLICAS = (1, 5, 10, 50, 200)
-RUNS = {"dense": training._run_dense, "reference": training._run_reference}
+RUNS = {"dense": dense.train, "reference": training.reference}
 
 
 def arrays(scale: Scale, rows: int) -> tuple[np.ndarray, dict]:

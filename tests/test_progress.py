@@ -4,16 +4,16 @@ import os
 import pty
 import time
 
-from nestedae_utils.model.progress import bar
+from nestedae_utils.book.progress import bar
 
 
 def train():
     with bar("AE1", 3) as outer:
-        outer.step(0.5)
+        outer(0.5)
         time.sleep(0.3)
         with bar("AE2", 1) as inner:
-            inner.step()
-        outer.step(9)
+            inner()
+        outer(9)
 
 
 def test_a_terminal_shows_the_trainings_of_all_that_run(monkeypatch, capfd):

@@ -124,7 +124,7 @@ FAULTS = {
         "'fine' is incomplete",
     ),
     "no scaler": (
-        lambda p: altered(p, lambda c: c["tensors"].pop("fine|scaler||x|mean")),
+        lambda p: altered(p, lambda c: c["tensors"].pop("fine|mean||x")),
         "fit anew",
     ),
     "nan": (lambda p: altered(p, no_number), "incomplete"),

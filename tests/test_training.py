@@ -61,8 +61,8 @@ def both(scale, inputs, targets, some, **settings):
     exact = replace(job, dtype=torch.float64)
     found = []
     for run, own in (
-        (training._run_dense, job),
-        (training._run_reference, exact),
+        (dense.train, job),
+        (training.reference, exact),
     ):
         results = dict(run(own, range(len(some))))
         found.append(own.gather([results[r] for r in range(len(some))]))
@@ -295,7 +295,7 @@ def test_metrics_of_rows_and_of_batches():
 
 def test_histories_are_dense_at_the_end_and_even_on_a_log_axis():
     job = training.Job(fine(), None, {}, None, 1500, 10, 0.1, None)
-    epochs = np.flatnonzero(job.told()) + 1
+    epochs = np.flatnonzero(job.told) + 1
     assert epochs[0] == 1
     assert (np.diff(epochs[-200:]) == 1).all()
     before = epochs[epochs <= 1300]

@@ -48,25 +48,21 @@ def sources(module: str) -> list[Path]:
     Its own and those of this package that it imports, at first or second
     hand; the whole package for a module outside.
     """
-    root = PACKAGE.parent
     every = {
-        ".".join(path.relative_to(root).with_suffix("").parts): path
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
         for path in PACKAGE.rglob("*.py")
     }
-    if module not in every:
-        return [every[name] for name in sorted(every)]
-    ahead, used = [module], set()
+    ahead, used = [module], set() if module in every else set(every)
     while ahead:
-        name = ahead.pop()
-        if name in used or name not in every:
+        if (name := ahead.pop()) in used or name not in every:
             continue
         used.add(name)
         for node in ast.walk(ast.parse(every[name].read_bytes())):
             if isinstance(node, ast.Import):
                 ahead += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
+                ahead += [f"{node.module}.{alias.name}" for alias in node.names]
                 ahead.append(node.module)
-                ahead += [f"{node.module}.{a.name}" for a in node.names]
     return [every[name] for name in sorted(used)]
 
 
@@ -74,8 +70,7 @@ def digest(paths: Iterable[Path], libraries: Iterable[str] = ()) -> str:
     """Return a digest of files, by name and content, and of libraries."""
     found = hashlib.sha256(platform.python_version().encode())
     for path in paths:
-        found.update(f"{path.parent.name}/{path.name}".encode())
-        found.update(path.read_bytes())
+        found.update(f"{path.parent.name}/{path.name}".encode() + path.read_bytes())
     for library in libraries:
         found.update(importlib.metadata.version(library).encode())
     return found.hexdigest()[:16]
@@ -89,53 +84,41 @@ def source_digest(module: str) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """Return a digest of a value by content.
+    """Return a digest of a value by content; TypeError if it has none.
 
     Arrays count with type, shape and bytes; dataclasses and other objects
     with their fields.  (``joblib.hash`` pickles, and two equal objects can
     differ in what their pickles share.)
-
-    Raises
-    ------
-    TypeError
-        If a value has no fields, a function say.
     """
-    found = hashlib.sha256(type(value).__qualname__.encode())
-    if isinstance(value, np.generic):
-        value = np.asarray(value)
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        array = np.ascontiguousarray(value)
-        found.update(f"{array.dtype.str}{array.shape}".encode())
-        found.update(array.tobytes())
-    elif isinstance(value, Mapping):
-        for key in sorted(value):
-            pair = fingerprint(key) + fingerprint(value[key])
-            found.update(pair.encode())
+    value = np.asarray(value) if isinstance(value, np.generic) else value
+    parts: list[Any] = []
+    if value is None or isinstance(value, (str, int, float, bool)):
+        content = repr(value).encode()
+    elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        content = f"{value.dtype.str}{value.shape}".encode() + value.tobytes()
     elif isinstance(value, (list, tuple)):
-        for part in value:
-            found.update(fingerprint(part).encode())
-    elif value is None or isinstance(value, (str, int, float, bool)):
-        found.update(repr(value).encode())
+        content, parts = b"", list(value)
+    elif isinstance(value, Mapping):
+        content, parts = b"", [x for key in sorted(value) for x in (key, value[key])]
+    elif fields := getattr(value, "__dict__", None):
+        content, parts = b"", [fields]
     else:
-        fields = getattr(value, "__dict__", None)
-        if not fields:
-            raise TypeError(
-                f"{type(value).__qualname__}: has no fields to make a "
-                "fingerprint of; pass arrays, numbers, texts or dataclasses."
-            )
-        found.update(fingerprint(fields).encode())
+        words = "has no fields; pass arrays, numbers, texts or dataclasses."
+        raise TypeError(f"{type(value).__qualname__}: {words}")
+    found = hashlib.sha256(type(value).__qualname__.encode() + content)
+    for part in parts:
+        found.update(fingerprint(part).encode())
     return found.hexdigest()
 
 
 def load(key: str) -> dict[str, np.ndarray] | None:
     """Return the arrays that :func:`store` kept, or None."""
-    path = folder() / "trainings" / f"{key}.npz"
-    try:
-        with np.load(path) as kept:
-            return dict(kept)
     # cut short or altered: as if it were not there
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+    faults = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    path = folder() / "trainings" / f"{key}.npz"
+    with contextlib.suppress(*faults), np.load(path) as kept:
+        return dict(kept)
+    return None
 
 
 def store(key: str, arrays: Mapping[str, np.ndarray]) -> None:

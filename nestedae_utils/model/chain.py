@@ -20,7 +20,7 @@ from torch import Tensor
 from nestedae_utils.errors import DataError, ParameterError, nearest
 from nestedae_utils.model.networks import decode, encode, tensors
 from nestedae_utils.model.replicas import Replicas
-from nestedae_utils.model.scales import Block, Scale
+from nestedae_utils.model.scales import Block, Head, Scale
 from nestedae_utils.model.training import History, train
 
 Table = Mapping[str, np.ndarray | Tensor]
@@ -41,35 +41,32 @@ class Scaler:
         cls, values: np.ndarray, rows: Sequence[np.ndarray] | None = None
     ) -> Scaler:
         """Measure (1 or R, n, width) on all rows, or each replica's own."""
-        parts = list(values[:, None])
+        parts = list(values)
         if rows is not None:
             wide = np.broadcast_to(values, (len(rows), *values.shape[1:]))
-            parts = [one[None, r] for one, r in zip(wide, rows, strict=True)]
-        mean = np.stack([part.mean(1) for part in parts])
-        deviation = np.stack([part.std(1) for part in parts])
+            parts = [one[r] for one, r in zip(wide, rows, strict=True)]
+        mean = np.stack([part.mean(0, keepdims=True) for part in parts])
+        deviation = np.stack([part.std(0, keepdims=True) for part in parts])
         # rounding leaves a constant column a deviation of about 1e-16
         constant = deviation <= 1e-12 * np.maximum(1, np.abs(mean))
         return cls(mean, np.where(constant, 1.0, deviation))
 
     def scale(self, values: Tensor) -> Tensor:
         """Standardise values (1 or R, n, width)."""
-        mean, deviation = self._like(values)
-        return (values - mean) / deviation
+        as_here = {"dtype": values.dtype}
+        values = values - torch.as_tensor(self.mean, **as_here)
+        return values / torch.as_tensor(self.deviation, **as_here)
 
     def unscale(self, values: Tensor) -> Tensor:
         """Take standardised values back to their units."""
-        mean, deviation = self._like(values)
-        return values * deviation + mean
-
-    def _like(self, values: Tensor) -> list[Tensor]:
-        both = (self.mean, self.deviation)
-        return [torch.as_tensor(v, dtype=values.dtype) for v in both]
+        as_here = {"dtype": values.dtype}
+        values = values * torch.as_tensor(self.deviation, **as_here)
+        return values + torch.as_tensor(self.mean, **as_here)
 
     def take(self, places: Sequence[int]) -> Scaler:
         """Return it for some replicas; a shared one stays as it is."""
-        if len(self.mean) == 1:
-            return self
-        return Scaler(self.mean[places], self.deviation[places])
+        shared = len(self.mean) == 1
+        return self if shared else Scaler(self.mean[places], self.deviation[places])
 
 
 Scalers = Mapping[str, Scaler]
@@ -93,21 +90,27 @@ class Fitted:
 
     def at_end(self, kind: str, metric: str) -> np.ndarray:
         """Return a metric after the last epoch, (R,)."""
+        assert self.history, "read from a file"
         return self.history.values[kind][metric][:, -1].astype(float)
+
+    def together(self, values: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return parameters and values (1 or R, n, width), both of R replicas."""
+        count = max(len(values), len(self.replicas))
+        p = tensors(self.parameters, count, values.dtype)
+        return p, values.expand(count, -1, -1)
 
     def take(self, places: Sequence[int]) -> Fitted:
         """Return it with these replicas, without history."""
         places = list(places)
-
-        def some(scalers: Scalers) -> dict[str, Scaler]:
-            return {key: one.take(places) for key, one in scalers.items()}
-
+        lower = self.lower_scalers.items()
         return replace(
             self,
             replicas=self.replicas.take(places),
             parameters={k: v[places] for k, v in self.parameters.items()},
-            scalers=some(self.scalers),
-            lower_scalers={k: some(v) for k, v in self.lower_scalers.items()},
+            scalers={k: v.take(places) for k, v in self.scalers.items()},
+            lower_scalers={
+                key: {k: v.take(places) for k, v in some.items()} for key, some in lower
+            },
             history=None,
         )
 
@@ -115,42 +118,31 @@ class Fitted:
 class NestedAutoencoder:
     """A chain of scales, fitted one by one, in order.
 
-    Raises
-    ------
-    ParameterError
-        If two scales share a name, or a latent block names a scale that
-        does not stand before it or has another number of latents.
+    ParameterError if two scales share a name, or a latent block names a scale
+    that does not stand before it or has another number of latents.
     """
 
     def __init__(self, scales: Iterable[Scale]) -> None:
         self.scales: dict[str, Scale] = {}
         self.fitted: dict[str, Fitted] = {}
         for scale in scales:
+            words, known = "", ", ".join(map(repr, self.scales)) or "none"
+            for block in [b for b in scale.inputs if b.latents_of]:
+                lower, below = block.latents_of, self.scales.get(block.latents_of)
+                where = f"scale {scale.name!r}, block {block.name!r}"
+                if below is None:
+                    words = f"{where}, latents_of: {lower!r} given, a scale before "
+                    words += f"this one is allowed ({known})."
+                    words += nearest(lower, self.scales)
+                elif below.latent != block.width:
+                    words = f"{where}, width: {block.width} given, but scale "
+                    words += f"{lower!r} has {below.latent} latents."
             if scale.name in self.scales:
-                raise ParameterError(
-                    f"scales: two are named {scale.name!r}; give each scale "
-                    "a name of its own."
-                )
-            for block in scale.inputs:
-                if block.latents_of:
-                    self._check(scale, block)
+                words = f"scales: two are named {scale.name!r}; give each scale a "
+                words += "name of its own."
+            if words:
+                raise ParameterError(words)
             self.scales[scale.name] = scale
-
-    def _check(self, scale: Scale, block: Block) -> None:
-        where = f"scale {scale.name!r}, block {block.name!r}"
-        below = self.scales.get(block.latents_of)
-        if below is None:
-            known = ", ".join(map(repr, self.scales)) or "none"
-            raise ParameterError(
-                f"{where}, latents_of: {block.latents_of!r} given, a scale "
-                f"before this one is allowed ({known})."
-                + nearest(block.latents_of, self.scales)
-            )
-        if below.latent != block.width:
-            raise ParameterError(
-                f"{where}, width: {block.width} given, but scale "
-                f"{block.latents_of!r} has {below.latent} latents."
-            )
 
     def fit_scale(
         self,
@@ -163,19 +155,14 @@ class NestedAutoencoder:
     ) -> NestedAutoencoder:
         """Fit one scale on its table; the scales below must be fitted.
 
-        The table has every block, also of the scales whose latents it
-        takes, and every target; a lower scale has as many ``replicas``, or
-        one that serves all.  Blocks are standardised by ``"all"`` rows, as
-        in the paper, or by each replica's ``"train"`` rows; the further
-        settings are those of :func:`nestedae_utils.model.training.train`.
-
-        Raises
-        ------
-        ParameterError, DataError
-            As `train`; if the table lacks a block or it does not fit.
+        The table has every block, also of the scales whose latents it takes,
+        and every target; a lower scale has as many ``replicas``, or one that
+        serves all.  Blocks are standardised by ``"all"`` rows, as in the paper,
+        or by each replica's ``"train"`` rows; the further settings, and a
+        ParameterError, are those of :func:`nestedae_utils.model.training.train`.
+        DataError if the table lacks a block or it does not fit.
         """
-        scale = self.scales[name]
-        rows = None
+        scale, rows = self.scales[name], None
         if standardise_on == "train":
             rows = [seen for seen, _ in replicas.splits]
         lower = {
@@ -195,22 +182,19 @@ class NestedAutoencoder:
                 scalers[block.name] = Scaler.fit(values.numpy(), rows)
                 values = scalers[block.name].scale(values)
             scaled[block.name] = values
+        by_head = {
+            head.name: [scaled[part] for part in _parts(scale, head)]
+            for head in scale.heads
+        }
         trained = train(
             scale,
             beside([scaled[block.name] for block in scale.inputs]).numpy(),
-            {
-                head.name: beside(
-                    [scaled[b] for b in scale.blocks_of(head) or [head.name]]
-                ).numpy()
-                for head in scale.heads
-            },
+            {key: beside(parts).numpy() for key, parts in by_head.items()},
             replicas,
             **settings,
         )
-        self.fitted[name] = Fitted(
-            scale, replicas, trained.parameters, scalers, lower,
-            trained.history,
-        )  # fmt: skip
+        learnt = trained.parameters, scalers, lower, trained.history
+        self.fitted[name] = Fitted(scale, replicas, *learnt)
         return self
 
     def attach(self, fitted: Fitted) -> NestedAutoencoder:
@@ -242,15 +226,9 @@ class NestedAutoencoder:
         scale's own.
         """
         fitted = self.fitted[name]
-        x = beside(
-            [
-                self.scaled(name, block.name, table, scalers)
-                for block in fitted.scale.inputs
-            ]
-        )
-        count = max(len(x), len(fitted.replicas))
-        p = tensors(fitted.parameters, count, x.dtype)
-        return encode(fitted.scale, p, x.expand(count, -1, -1))
+        blocks = [block.name for block in fitted.scale.inputs]
+        x = beside([self.scaled(name, block, table, scalers) for block in blocks])
+        return encode(fitted.scale, *fitted.together(x))
 
     def scaled(
         self, name: str, key: str, table: Table, scalers: Scalers | None = None
@@ -258,9 +236,8 @@ class NestedAutoencoder:
         """Return a scale's block or target as its network sees it."""
         fitted = self.fitted[name]
         used = {**fitted.scalers, **(scalers or {})}
-        known = {block.name: block for block in fitted.scale.inputs}
-        for head in fitted.scale.predicted:
-            known[head.name] = Block(head.name, head.width)
+        known = {h.name: Block(h.name, h.width) for h in fitted.scale.predicted}
+        known |= {block.name: block for block in fitted.scale.inputs}
         values = self._raw(known[key], table, fitted.lower_scalers)
         return used[key].scale(values) if key in used else values
 
@@ -279,14 +256,10 @@ class NestedAutoencoder:
         fitted = self.fitted[name]
         used = {**fitted.scalers, **(scalers or {})}
         widths = {block.name: block.width for block in fitted.scale.inputs}
-        count = max(len(z), len(fitted.replicas))
-        p, z = (
-            tensors(fitted.parameters, count, z.dtype),
-            z.expand(count, -1, -1),
-        )
+        p, z = fitted.together(z)
         found = {}
         for head in fitted.scale.heads:
-            parts = fitted.scale.blocks_of(head) or (head.name,)
+            parts = _parts(fitted.scale, head)
             if wanted is not None and not set(parts) & set(wanted):
                 continue
             values = decode(head, p, z)
@@ -310,40 +283,30 @@ class NestedAutoencoder:
         not from its own encoder.
         """
         fitted = self.fitted[name]
-        links = {b.name: b for b in fitted.scale.inputs if b.latents_of}
+        links = {b.name: b.latents_of for b in fitted.scale.inputs if b.latents_of}
         asked = None if wanted is None else {*wanted, *links}
         found = {name: self.outputs(name, z, scalers, asked)}
-        for key, block in links.items():
-            if key in found[name]:
-                lower = fitted.lower_scalers.get(block.latents_of)
-                found |= self.down(block.latents_of, found[name][key], lower, wanted)
+        for key in [key for key in links if key in found[name]]:
+            below, values = links[key], found[name][key]
+            found |= self.down(below, values, fitted.lower_scalers.get(below), wanted)
         return found
 
     def _raw(self, block: Block, table: Table, lower: Mapping[str, Scalers]) -> Tensor:
-        if block.latents_of:
-            scalers = lower.get(block.latents_of)
-            return self.latents(block.latents_of, table, scalers)
-        return _array(block, table)
+        below = block.latents_of
+        if not below:
+            return _array(block, table)
+        return self.latents(below, table, lower.get(below))
 
     # --- arrays in, arrays out ---------------------------------------------
 
     def encode(self, table: Table, scale: str = "", *, seen_by: str = "") -> np.ndarray:
         """Return the latents (R, n, latent) of a raw table.
 
-        Parameters
-        ----------
-        table
-            The blocks that the scale, and those below it, take.
-        scale
-            Name of the scale; the last one where empty.
-        seen_by
-            A later scale that standardised this scale's inputs anew: use
-            its statistics instead of the scale's own.
-
-        Raises
-        ------
-        ParameterError, DataError
-            If the scale is not fitted, or the table does not fit.
+        The table has the blocks that the scale, the last one where empty, and
+        those below it take.  ``seen_by`` is a later scale that standardised
+        this scale's inputs anew: use its statistics instead of the scale's own.
+        ParameterError if the scale is not fitted, DataError if the table does
+        not fit.
         """
         name, scalers = self._seen(scale, seen_by)
         return self.latents(name, table, scalers).numpy()
@@ -353,16 +316,18 @@ class NestedAutoencoder:
     ) -> dict[str, np.ndarray]:
         """Return every predicted target (R, n, width); see :meth:`encode`."""
         name, scalers = self._seen(scale, seen_by)
-        wanted = {head.name for head in self.scales[name].predicted}
-        return self._through(name, table, scalers, wanted)
+        wanted = [head.name for head in self.scales[name].predicted]
+        z = self.latents(name, table, scalers)
+        return _numpy(self.outputs(name, z, scalers, wanted))
 
     def reconstruct(
         self, table: Table, scale: str = "", *, seen_by: str = ""
     ) -> dict[str, np.ndarray]:
         """Return every reconstructed block; see :meth:`encode`."""
         name, scalers = self._seen(scale, seen_by)
-        wanted = {block.name for block in self.scales[name].inputs}
-        return self._through(name, table, scalers, wanted)
+        wanted = [block.name for block in self.scales[name].inputs]
+        z = self.latents(name, table, scalers)
+        return _numpy(self.outputs(name, z, scalers, wanted))
 
     def decode(
         self, latents: np.ndarray, scale: str = "", *, seen_by: str = ""
@@ -370,21 +335,7 @@ class NestedAutoencoder:
         """Return what latents (R, n, latent) stand for, by scale and name."""
         name, scalers = self._seen(scale, seen_by)
         found = self.down(name, torch.as_tensor(np.asarray(latents)), scalers)
-        return {
-            lower: {key: value.numpy() for key, value in parts.items()}
-            for lower, parts in found.items()
-        }
-
-    def _through(
-        self,
-        name: str,
-        table: Table,
-        scalers: Scalers | None,
-        wanted: Collection[str],
-    ) -> dict[str, np.ndarray]:
-        z = self.latents(name, table, scalers)
-        found = self.outputs(name, z, scalers, wanted)
-        return {key: value.numpy() for key, value in found.items()}
+        return {lower: _numpy(parts) for lower, parts in found.items()}
 
     def _seen(self, scale: str, seen_by: str) -> tuple[str, Scalers | None]:
         name = scale or list(self.scales)[-1]
@@ -395,9 +346,7 @@ class NestedAutoencoder:
                     f"scale: {given!r} given, a fitted scale is allowed "
                     f"({known}).{nearest(given, self.fitted)}"
                 )
-        if not seen_by:
-            return name, None
-        return name, self.fitted[seen_by].lower_scalers[name]
+        return name, self.fitted[seen_by].lower_scalers[name] if seen_by else None
 
 
 def fit(
@@ -423,6 +372,15 @@ def fit(
     return chain
 
 
+def _parts(scale: Scale, head: Head) -> tuple[str, ...]:
+    """Return the blocks that a head reconstructs, or the target it predicts."""
+    return scale.blocks_of(head) or (head.name,)
+
+
+def _numpy(parts: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {key: value.numpy() for key, value in parts.items()}
+
+
 def beside(parts: Sequence[Tensor]) -> Tensor:
     """Put (1 or R, n, width) side by side, each with all replicas."""
     count = max(map(len, parts))
@@ -440,12 +398,10 @@ def _array(block: Block, table: Table) -> Tensor:
         values = torch.tensor(np.asarray(values, dtype=np.float64))
     if values.ndim not in (2, 3) or values.shape[-1] != block.width:
         raise DataError(
-            f"{where}: shape {tuple(values.shape)} given, (rows, "
-            f"{block.width}) is allowed, or with a leading axis for the "
-            "replicas."
+            f"{where}: shape {tuple(values.shape)} given, (rows, {block.width}) "
+            "is allowed, or with a leading axis for the replicas."
         )
     if not torch.isfinite(values).all():
-        raise DataError(
-            f"{where}: a value is not finite; remove its row or fill it in."
-        )
+        words = "a value is not finite; remove its row or fill it in."
+        raise DataError(f"{where}: {words}")
     return values[None] if values.ndim == 2 else values

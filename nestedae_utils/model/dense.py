@@ -8,8 +8,12 @@ the definition; tests hold the two together.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple
 
+import joblib
 import numpy as np
 
 from nestedae_utils.model import kernels
@@ -24,7 +28,7 @@ from nestedae_utils.model.kernels import (
     loss,
     slope,
 )
-from nestedae_utils.model.networks import metric_names, path_of, shapes
+from nestedae_utils.model.networks import metric_names, shapes
 from nestedae_utils.model.scales import Scale
 
 TALL = 32
@@ -41,6 +45,49 @@ def knows(scale: Scale) -> bool:
     known = known and kinds <= set(ACTIVATIONS)
     losses = {head.loss for head in scale.heads}
     return kernels.njit is not None and known and losses <= set(LOSSES)
+
+
+def train(
+    job: Any, missing: Sequence[int]
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Train replicas of a `training.Job` on threads; yield each when it is done."""
+    laid_out, stop = plan(job.scale, job.columns), threading.Event()
+    pool = ThreadPoolExecutor(max(1, min(len(missing), joblib.cpu_count())))
+    try:
+        running = {pool.submit(_replica, job, laid_out, r, stop): r for r in missing}
+        for done in as_completed(running):
+            yield running[done], done.result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _replica(
+    job: Any, laid_out: Plan, replica: int, stop: threading.Event
+) -> dict[str, np.ndarray]:
+    """Train one replica: some epochs at a time, so that it can be stopped."""
+    p, seed, rows = job.initial(replica), job.seeds[replica], job.rows[replica]
+    mean, square = np.zeros_like(p), np.zeros_like(p)
+    shuffling = np.random.default_rng([seed, 1])
+    dropout = np.random.SFC64([seed, 2]).state["state"]["state"]
+    state = np.concatenate([dropout, np.zeros(2, np.uint64)])
+    table, views = job.table[replica % len(job.table)], job.views(replica)
+    as_made = np.zeros((job.told.sum(), len(metric_names(job.scale))))
+    measured = np.zeros((len(as_made), len(views), as_made.shape[1]))
+    few, step = max(1, min(50, 1_000_000 // len(rows))), 0
+    for first in range(0, job.epochs, few):
+        if stop.is_set():
+            break
+        told = job.told[first : first + few]
+        orders = np.stack([shuffling.permutation(rows) for _ in told])
+        done = slice(job.told[:first].sum(), job.told[: first + few].sum())
+        step = run(
+            *(laid_out, p, mean, square, step, table, orders, told, views, state),
+            *(job.batch_size, job.learning_rate, as_made[done], measured[done]),
+        )
+        job.check(p, measured[done], first + len(told))
+    metrics = {"as_made": as_made, "measured": measured}
+    return {"p": p, **{k: v.astype(np.float32) for k, v in metrics.items()}}
 
 
 class Plan(NamedTuple):
@@ -61,14 +108,14 @@ class Plan(NamedTuple):
     l1: np.ndarray
 
 
-def plan(scale: Scale, columns: dict[str, int]) -> Plan:
+def plan(scale: Scale, columns: Mapping[str, int]) -> Plan:
     """Lay out a scale; ``columns`` is where each head's target begins."""
     known, names = shapes(scale), metric_names(scale)
     kinds = [scale.activation] * len(scale.hidden) + [scale.latent_activation]
     paths = [("encoder", kinds, None)]
     for head in scale.heads:
         kinds = [head.activation] * len(head.hidden) + [head.output]
-        paths.append((path_of(head), kinds, head))
+        paths.append((f"head {head.name}", kinds, head))
     layers, heads, factors, l1 = [], [], [], []
     start = units = masked = 0
     for path, kinds, head in paths:

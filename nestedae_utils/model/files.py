@@ -13,7 +13,7 @@ import torch
 
 from nestedae_utils.errors import DataError, ParameterError, replacing
 from nestedae_utils.model.chain import Fitted, NestedAutoencoder, Scaler
-from nestedae_utils.model.networks import shapes
+from nestedae_utils.model.networks import parameter_shapes
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Scale
 
@@ -31,145 +31,120 @@ def save(
     when it is whole; DataError if it cannot be written.
     """
     path = Path(path)
-    arrays: dict[str, np.ndarray] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, fitted in chain.fitted.items():
-        for key, value in fitted.parameters.items():
-            arrays[f"{name}|parameter|{key}"] = value
-        for key, value in fitted.replicas.labels.items():
-            arrays[f"{name}|label|{key}"] = value
-        for lower, group in {
-            "": fitted.scalers,
-            **fitted.lower_scalers,
-        }.items():
+        arrays = {f"parameter|{k}": v for k, v in fitted.parameters.items()}
+        arrays |= {f"label|{k}": v for k, v in fitted.replicas.labels.items()}
+        for lower, group in {"": fitted.scalers, **fitted.lower_scalers}.items():
             for key, scaler in group.items():
-                where = f"{name}|scaler|{lower}|{key}"
-                arrays[f"{where}|mean"] = scaler.mean
-                arrays[f"{where}|deviation"] = scaler.deviation
-    content = {
-        "format": FORMAT,
-        "scales": [scale.model_dump() for scale in chain.scales.values()],
-        "extra": dict(extra or {}),
-    }
-    payload = {
-        "json": json.dumps(content, allow_nan=False),
-        "tensors": {k: torch.tensor(np.asarray(v)) for k, v in arrays.items()},
-    }
+                arrays[f"mean|{lower}|{key}"] = scaler.mean
+                arrays[f"deviation|{lower}|{key}"] = scaler.deviation
+        for key, value in arrays.items():
+            tensors[f"{name}|{key}"] = torch.tensor(np.asarray(value))
+    scales = [scale.model_dump() for scale in chain.scales.values()]
+    content = {"format": FORMAT, "scales": scales, "extra": dict(extra or {})}
+    text = json.dumps(content, allow_nan=False)
     try:
         with replacing(path) as beside:
-            torch.save(payload, beside)
+            torch.save({"json": text, "tensors": tensors}, beside)
     # torch has no word of its own for a folder that is not there
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "is its folder there?"
-        raise DataError(
-            f"{path}: cannot be written ({reason}); choose another folder."
-        ) from None
+        words = f"{path}: cannot be written ({reason}); choose another folder."
+        raise DataError(words) from None
     return path
 
 
 def load(path: str | Path, scales: Sequence[Scale] | None = None) -> NestedAutoencoder:
     """Read a chain that :func:`save` wrote; nothing in it is executed.
 
-    Raises
-    ------
-    DataError
-        If the file is missing, cut short, altered, of another format, not
-        such a file, or saved by other settings than ``scales``; the first
-        difference is named.
+    DataError if the file is missing, cut short, altered, of another format,
+    not such a file, or saved by other settings than ``scales``; the first
+    difference is named.
     """
-    path = Path(path)
-    content, tensors = _read(path)
+    content, arrays = _read(path)
     try:
         declared = [Scale(**plain) for plain in content["scales"]]
+        for difference in _differences(declared, scales or declared):
+            raise ValueError(difference)
         chain = NestedAutoencoder(declared)
-        for scale in declared if scales is None else _same(declared, scales):
-            chain.attach(_fitted(scale, tensors))
+        for scale in declared:
+            chain.attach(_fitted(scale, arrays))
     except (ParameterError, KeyError, TypeError, ValueError) as error:
         reason = str(error).strip(".'\"")
-        raise DataError(
-            f"{path}: {reason}; load it with its own settings or fit anew."
-        ) from None
+        words = f"{path}: {reason}; load it with its own settings or fit anew."
+        raise DataError(words) from None
     return chain
 
 
 def load_extra(path: str | Path) -> dict[str, Any]:
     """Return what else :func:`save` wrote."""
-    return _read(Path(path))[0]["extra"]
+    return _read(path)[0]["extra"]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
         # torch reads past an altered byte, the archive's sums tell it
         with zipfile.ZipFile(path) as archive:
             if altered := archive.testzip():
                 raise ValueError(f"{altered} is altered")
-        version = payload.get("format", 0)
-        if "json" in payload:
-            content = json.loads(payload["json"])
-            version = content["format"]
-            tensors = {k: v.numpy() for k, v in payload["tensors"].items()}
+        # format 1 had no JSON text
+        content = json.loads(payload["json"]) if "json" in payload else payload
+        version = content.get("format", 0)
+        if version == FORMAT:
+            return content, {k: v.numpy() for k, v in payload["tensors"].items()}
+        words = f"format {str(version)[:20]} found, format {FORMAT} is allowed; "
+        words += "fit and save it anew with this version."
     except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file; give the path of a saved model."
-        ) from None
+        words = "no such file; give the path of a saved model."
     except Exception as error:
         reason = str(error).split("\n", 1)[0][:120]
-        raise DataError(
-            f"{path}: not a saved model, or cut short "
-            f"({type(error).__name__}: {reason}); fit and save it anew."
-        ) from None
-    if version != FORMAT:
-        raise DataError(
-            f"{path}: format {str(version)[:20]} found, format {FORMAT} is "
-            "allowed; fit and save it anew with this version."
-        )
-    return content, tensors
+        words = "not a saved model, or cut short "
+        words += f"({type(error).__name__}: {reason}); fit and save it anew."
+    raise DataError(f"{path}: {words}")
 
 
-def _same(found: Sequence[Scale], wanted: Sequence[Scale]) -> Sequence[Scale]:
+def _differences(found: Sequence[Scale], wanted: Sequence[Scale]) -> list[str]:
+    """Return in what the scales of a file differ from those that are wanted."""
     names = [[scale.name for scale in scales] for scales in (found, wanted)]
     if names[0] != names[1]:
-        raise ValueError(f"saved with the scales {names[0]}, not {names[1]}")
-    for have, want in zip(found, wanted, strict=True):
-        plain = want.model_dump()
-        for key, value in have.model_dump().items():
-            if value != plain[key]:
-                raise ValueError(
-                    f"scale {have.name!r} was saved with {key} = {value}, but "
-                    f"{plain[key]} is wanted"
-                )
-    return found
+        return [f"saved with the scales {names[0]}, not {names[1]}"]
+    both = [(one, one.model_dump(), other.model_dump())
+            for one, other in zip(found, wanted, strict=True)]  # fmt: skip
+    return [
+        f"scale {scale.name!r} was saved with {key} = {was[key]}, but "
+        f"{now[key]} is wanted"
+        for scale, was, now in both
+        for key in was
+        if was[key] != now[key]
+    ]
 
 
 def _fitted(scale: Scale, arrays: Mapping[str, np.ndarray]) -> Fitted:
     """Return a scale's part of a file, whole and of finite numbers."""
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[str, dict[str, np.ndarray]] = {"mean": {}, "deviation": {}}
     for key, value in arrays.items():
         owner, kind, rest = key.split("|", 2)
         if owner == scale.name:
             groups.setdefault(kind, {})[rest] = value
     labels, parameters = groups["label"], groups["parameter"]
-    count = len(labels["seed"])
-    expected = {}
-    for name, (rows, columns, _) in shapes(scale).items():
-        expected[f"{name}.weight"] = (count, rows, columns)
-        expected[f"{name}.bias"] = (count, 1, columns)
-    scalers: dict[str, dict[str, Scaler]] = {"": {}}
-    found = groups.get("scaler", {})
-    for key in [key for key in found if key.endswith("|mean")]:
-        lower, block, _ = key.split("|")
-        both = [found[f"{lower}|{block}|{n}"] for n in ("mean", "deviation")]
-        scalers.setdefault(lower, {})[block] = Scaler(*both)
+    count, scalers = len(labels["seed"]), dict[str, dict[str, Scaler]]({"": {}})
+    for key, mean in groups["mean"].items():
+        lower, block = key.split("|")
+        both = Scaler(mean, groups["deviation"][key])
+        scalers.setdefault(lower, {})[block] = both
+    whole = {k: v.shape for k, v in parameters.items()} == {
+        k: (count, *shape) for k, shape in parameter_shapes(scale).items()
+    }
     for part in (*scale.inputs, *scale.predicted):
         if part.scaling == "standard":
             scaler = scalers[""][part.name]
-            for value in (scaler.mean, scaler.deviation):
-                whole = len(value) in (1, count)
-                if not whole or value.shape[1:] != (1, part.width):
-                    raise ValueError(f"scale {scale.name!r} is incomplete")
-    shaped = {key: value.shape for key, value in parameters.items()}
-    numbers = [*parameters.values(), *found.values()]
-    if shaped != expected or not all(np.isfinite(v).all() for v in numbers):
+            for shape in (scaler.mean.shape, scaler.deviation.shape):
+                whole &= shape in ((1, 1, part.width), (count, 1, part.width))
+    for group in groups.values():
+        whole &= all(np.isfinite(value).all() for value in group.values())
+    if not whole:
         raise ValueError(f"scale {scale.name!r} is incomplete")
-    lower = {key: group for key, group in scalers.items() if key}
-    return Fitted(scale, Replicas((), labels), parameters, scalers[""], lower)
+    own = scalers.pop("")
+    return Fitted(scale, Replicas((), labels), parameters, own, scalers)

@@ -25,7 +25,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "elu": functional.elu,
 }
-
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mae": lambda o, t: (o - t).abs().mean(-1),
     "mse": lambda o, t: (o - t).square().mean(-1),
@@ -37,34 +36,28 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Net(NamedTuple):
-    """How an encoder or a decoder maps rows to rows.
+    """How an encoder or a decoder maps rows (R, n, rows) to (R, n, columns).
 
-    ``shapes(path, hidden, rows, columns, gain)`` names its layers, each with
-    a weight (R, rows, columns) and a bias (R, 1, columns);
-    ``apply(path, kinds, p, x, masks)`` maps x (R, n, rows) to (R, n,
-    columns), ``kinds`` being the activations of all layers and ``masks``
-    the dropout factors behind the hidden ones.
+    ``shapes(path, hidden, rows, columns, gain)`` names its layers, each with a
+    weight (R, rows, columns) and a bias (R, 1, columns); ``apply(path, kinds,
+    p, x, masks)`` is the map, ``kinds`` being the activations of all layers
+    and ``masks`` the dropout factors behind the hidden ones.
     """
 
     shapes: Callable[[str, Sequence[int], int, int, float], Shapes]
     apply: Callable[..., Tensor]
 
 
-def _dense_shapes(
+def _shapes(
     path: str, hidden: Sequence[int], rows: int, columns: int, gain: float
 ) -> Shapes:
     widths = [rows, *hidden, columns]
-    return {
-        f"{path}.{layer}": (
-            widths[layer],
-            widths[layer + 1],
-            gain if layer < len(hidden) else 1.0,
-        )
-        for layer in range(len(hidden) + 1)
-    }
+    gains = [gain] * len(hidden) + [1.0]
+    layers = zip(widths, widths[1:], gains, strict=False)
+    return {f"{path}.{layer}": shape for layer, shape in enumerate(layers)}
 
 
-def _dense(
+def _apply(
     path: str,
     kinds: Sequence[str],
     p: Parameters,
@@ -79,17 +72,17 @@ def _dense(
     return x
 
 
-NETS: dict[str, Net] = {"dense": Net(_dense_shapes, _dense)}
+NETS: dict[str, Net] = {"dense": Net(_shapes, _apply)}
 
 
 class Code(NamedTuple):
     """What the encoder's last columns mean for the latents.
 
-    ``width(latent)`` is their number; ``shapes(latent)`` names further
-    layers of parameters; ``noise(latent)`` is how many standard normal
-    numbers a row needs.  ``apply(columns, noise, p)`` gives the latents
-    (R, n, latent), without noise (None) those that stand for a row;
-    ``penalty(columns, latents, p)`` its term in each row's loss, (R, n).
+    ``width(latent)`` is their number, ``shapes(latent)`` names further layers,
+    ``noise(latent)`` is how many standard normal numbers a row needs.
+    ``apply(columns, noise, p)`` gives the latents (R, n, latent), without noise
+    (None) those that stand for a row; ``penalty(columns, latents, p)`` its term
+    in each row's loss, (R, n).
     """
 
     width: Callable[[int], int]
@@ -102,7 +95,6 @@ class Code(NamedTuple):
 CODES: dict[str, Code] = {
     "plain": Code(lambda latent: latent, lambda columns, noise, p: columns)
 }
-
 REGISTRIES: dict[str, Mapping[str, Any]] = {
     "activation": ACTIVATIONS,
     "loss": LOSSES,

@@ -1,7 +1,7 @@
 """The network of a scale on a replica axis: shapes, first values, passes.
 
-Every parameter is a named tensor with a leading axis R, the replicas (folds,
-seeds, sizes), so that a layer is one batched product.
+Every parameter is a named tensor with a leading axis R, the replicas, so that
+a layer is one batched product.
 """
 
 from __future__ import annotations
@@ -16,54 +16,44 @@ from nestedae_utils.model.layers import CODES, LOSSES, NETS, Parameters, Shapes
 from nestedae_utils.model.scales import Head, Scale
 
 
-def path_of(head: Head) -> str:
-    """Return the first part of the names of a head's layers."""
-    return f"head {head.name}"
-
-
 def shapes(scale: Scale) -> Shapes:
     """Return every layer's rows, columns and gain, the encoder's first."""
-    code = CODES[scale.code]
-    found = NETS[scale.net].shapes(
-        "encoder", scale.hidden, scale.width, code.width(scale.latent), 1.0
-    )
-    for head in scale.heads:
-        found |= NETS[head.net].shapes(
-            path_of(head), head.hidden, scale.latent, head.width, head.gain
-        )
+    code, columns = CODES[scale.code], CODES[scale.code].width(scale.latent)
+    found = NETS[scale.net].shapes("encoder", scale.hidden, scale.width, columns, 1.0)
+    for h in scale.heads:
+        ends = scale.latent, h.width
+        found |= NETS[h.net].shapes(f"head {h.name}", h.hidden, *ends, h.gain)
     return found | code.shapes(scale.latent)
+
+
+def parameter_shapes(scale: Scale) -> dict[str, tuple[int, int]]:
+    """Return the shapes of one replica's weights and biases, in order."""
+    return {
+        f"{name}.{part}": (rows if part == "weight" else 1, columns)
+        for name, (rows, columns, _) in shapes(scale).items()
+        for part in ("weight", "bias")
+    }
 
 
 def parameter_count(scale: Scale) -> int:
     """Return the number of weights and biases of one replica."""
-    return sum((rows + 1) * columns for rows, columns, _ in shapes(scale).values())
+    return sum(rows * columns for rows, columns in parameter_shapes(scale).values())
 
 
 def initial(
     scale: Scale, seed: int, latent: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Draw one replica's first parameters from its own seed.
+    """Draw one replica's first parameters (rows, columns) from its own seed.
 
-    Parameters
-    ----------
-    scale, seed
-        The declaration; the replica's seed.
-    latent
-        A number of latents below ``scale.latent``: the further ones start
-        with zero weights on both sides, hence stay zero for ever (of a
-        dense net, with an activation that is zero at zero).  Replicas of
-        different sizes can so be trained together.
-
-    Returns
-    -------
-    dict
-        ``LAYER.weight`` (rows, columns) and ``LAYER.bias`` (1, columns),
-        float32.
+    With fewer latents than ``scale.latent`` the further ones start with zero
+    weights on both sides, hence stay zero for ever (of a dense net, with an
+    activation that is zero at zero): replicas of different sizes can so be
+    trained together.
     """
     size = scale.latent if latent is None else latent
     random = np.random.default_rng([seed, 0])
     writes = f"encoder.{len(scale.hidden)}"
-    reads = {f"{path_of(head)}.0" for head in scale.heads}
+    reads = {f"head {head.name}.0" for head in scale.heads}
     drawn = {}
     for name, (rows, columns, gain) in shapes(scale).items():
         r = size if name in reads else rows
@@ -95,7 +85,7 @@ def decode(
 ) -> Tensor:
     """Map latents (R, n, latent) to a head's output (R, n, width)."""
     kinds = [head.activation] * len(head.hidden) + [head.output]
-    return NETS[head.net].apply(path_of(head), kinds, p, z, masks)
+    return NETS[head.net].apply(f"head {head.name}", kinds, p, z, masks)
 
 
 def row_losses(
@@ -106,17 +96,16 @@ def row_losses(
     masks: Mapping[str, Sequence[Tensor]],
     noise: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    """Return every head's output and row losses, and the rows' total.
+    """Return every head's output and row losses, and the rows' total (R, n).
 
-    The total (R, n) is the weighted sum of the heads' losses and of the
-    code's penalty, without L1.
+    The total is the weighted sum of the heads' losses and of the code's
+    penalty, without L1.
     """
-    code = CODES[scale.code]
-    columns = columns_of(scale, p, x)
+    code, columns = CODES[scale.code], columns_of(scale, p, x)
     z = code.apply(columns, noise, p)
     out = {h.name: decode(h, p, z, masks[h.name]) for h in scale.heads}
     rows = {h.name: LOSSES[h.loss](out[h.name], targets[h.name]) for h in scale.heads}
-    total = sum(head.weight * rows[head.name] for head in scale.heads)
+    total = torch.stack([h.weight * rows[h.name] for h in scale.heads]).sum(0)
     if code.penalty is not None:
         total = total + code.penalty(columns, z, p)
     return out, rows, total
@@ -124,19 +113,17 @@ def row_losses(
 
 def penalised(scale: Scale) -> list[str]:
     """Return the names of the weights on which L1 acts."""
-    return [
-        f"{name}.weight"
-        for name in shapes(scale)
-        if scale.l1_on == "all" or name.startswith("encoder.")
-    ]
+    every = scale.l1_on == "all"
+    layers = [n for n in shapes(scale) if every or n.startswith("encoder.")]
+    return [f"{name}.weight" for name in layers]
 
 
 def row_metrics(head: Head, output: Tensor, target: Tensor) -> dict[str, Tensor]:
     """Return every row's loss and, for categories, two accuracies.
 
-    ``accuracy_as_made`` is the share of one-hot columns on the right side
-    of 0.5 after a sigmoid of each logit (multilabel, as in the paper's
-    code); ``accuracy`` is top-1.
+    ``accuracy_as_made`` is the share of one-hot columns on the right side of
+    0.5 after a sigmoid of each logit (multilabel, as in the paper's code);
+    ``accuracy`` is top-1.
     """
     found = {head.loss: LOSSES[head.loss](output, target)}
     if head.loss == "cross_entropy":
@@ -151,11 +138,8 @@ def row_metrics(head: Head, output: Tensor, target: Tensor) -> dict[str, Tensor]
 def metric_names(scale: Scale) -> list[str]:
     """Return the names of all metrics, ``<head>_<metric>``, in order."""
     more = {"cross_entropy": ["accuracy_as_made", "accuracy"]}
-    return [
-        f"{head.name}_{metric}"
-        for head in scale.heads
-        for metric in [head.loss, *more.get(head.loss, [])]
-    ]
+    named = [(h.name, [h.loss, *more.get(h.loss, [])]) for h in scale.heads]
+    return [f"{name}_{metric}" for name, metrics in named for metric in metrics]
 
 
 def tensors(

@@ -1,9 +1,9 @@
 """Replicas: folds, seeds and sizes as rows of a small table.
 
 A replica is one training of a scale, told from the others by its labels
-(``fold``, ``seed``, ``latent``, ``table``); it has its own training and
-held-out rows.  Values with a leading axis R are averaged and gathered by
-label, so that nobody counts places.
+(``fold``, ``seed``, ``latent``, ``table``), with its own training and held-out
+rows.  Values with a leading axis R are averaged and gathered by label, so that
+nobody counts places.
 """
 
 from __future__ import annotations
@@ -21,15 +21,11 @@ Split = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Replicas:
-    """R replicas: their labels, and each one's (training, held-out) rows.
+    """R replicas: their (training, held-out) rows, and their labels (R,).
 
-    Attributes
-    ----------
-    splits
-        R pairs of row numbers; none for a chain that was read from a file.
-    labels
-        By name an array (R,).  ``seed`` is the seed of weights, shuffling
-        and dropout; ``latent``, where there is one, the number of latents.
+    A chain that was read from a file has no rows.  The label ``seed`` is that
+    of weights, shuffling and dropout; ``latent``, where there is one, the
+    number of latents.
     """
 
     splits: tuple[Split, ...]
@@ -39,10 +35,7 @@ class Replicas:
     def cross(cls, folds: Sequence[Split], seeds: int = 1, first: int = 0) -> Replicas:
         """Return every fold with every seed; the seeds lie within folds.
 
-        Raises
-        ------
-        ParameterError
-            If a fold has no training or no held-out rows.
+        ParameterError if a fold has no training or no held-out rows.
         """
         if any(not len(rows) for split in folds for rows in split):
             raise ParameterError(
@@ -50,35 +43,27 @@ class Replicas:
                 "fewer folds or more rows."
             )
         numbers = np.arange(first, first + seeds)
-        return cls(
-            tuple(split for split in folds for _ in numbers),
-            {
-                "fold": np.repeat(np.arange(len(folds)), seeds),
-                "seed": np.tile(numbers, len(folds)),
-            },
-        )
+        labels = {
+            "fold": np.repeat(np.arange(len(folds)), seeds),
+            "seed": np.tile(numbers, len(folds)),
+        }
+        return cls(tuple(split for split in folds for _ in numbers), labels)
 
     def __len__(self) -> int:
         """Return R."""
         return len(next(iter(self.labels.values())))
 
     def times(self, **levels: Sequence[Any]) -> Replicas:
-        """Return all replicas for every value of one more label.
-
-        The new label changes slowest.
-        """
+        """Return all replicas for every value of one more label, the slowest."""
         ((name, values),) = levels.items()
         labels = {name: np.repeat(np.asarray(values), len(self))}
-        for key, own in self.labels.items():
-            labels[key] = np.tile(own, len(values))
+        labels |= {key: np.tile(own, len(values)) for key, own in self.labels.items()}
         return Replicas(self.splits * len(values), labels)
 
     def where(self, **labels: Any) -> np.ndarray:
         """Return the places of the replicas with these labels."""
-        chosen = np.ones(len(self), bool)
-        for name, value in labels.items():
-            chosen &= self.labels[name] == value
-        return np.flatnonzero(chosen)
+        chosen = [self.labels[name] == value for name, value in labels.items()]
+        return np.flatnonzero(np.all([np.ones(len(self), bool), *chosen], axis=0))
 
     def take(self, places: Sequence[int] | np.ndarray) -> Replicas:
         """Return the replicas at these places."""
@@ -98,35 +83,28 @@ class Replicas:
     def grid(self, values: Any, *names: str) -> np.ndarray:
         """Return values (R, ...) by labels, averaged over all others.
 
-        Returns
-        -------
-        numpy.ndarray
-            One leading axis for each name, its levels in order; NaN where
-            no replica has the combination.
+        The result has a leading axis for each name, its levels in order; NaN
+        where no replica has the combination.
         """
         values = np.asarray(values, float)
-        levels = [list(self.levels(name)) for name in names]
-        shape = tuple(map(len, levels))
-        total = np.zeros(shape + values.shape[1:])
-        count = np.zeros(shape)
-        for place, value in enumerate(values):
-            cell = tuple(
-                level.index(self.labels[name][place])
-                for level, name in zip(levels, names, strict=True)
-            )
-            total[cell] += value
-            count[cell] += 1
+        cells = []
+        for name in names:
+            order = {level: at for at, level in enumerate(self.levels(name))}
+            cells.append([order[one] for one in self.labels[name]])
+        shape = tuple(len(self.levels(name)) for name in names)
+        total, count = np.zeros(shape + values.shape[1:]), np.zeros(shape)
+        np.add.at(total, tuple(cells), values)
+        np.add.at(count, tuple(cells), 1)
         with np.errstate(invalid="ignore"):
             return total / count.reshape(shape + (1,) * (values.ndim - 1))
 
     def over(self, name: str, values: Any) -> np.ndarray:
         """Average values (R, ...) over a label; keep the others' order."""
-        rest = [key for key in self.labels if key != name]
-        groups = list(zip(*(self.labels[key] for key in rest), strict=True))
-        by_group: dict[tuple, list[np.ndarray]] = {}
-        for group, value in zip(groups, np.asarray(values), strict=True):
-            by_group.setdefault(group, []).append(value)
-        return np.stack([np.mean(own, axis=0) for own in by_group.values()])
+        rest = [own for key, own in self.labels.items() if key != name]
+        groups: dict[tuple, list[np.ndarray]] = {}
+        for *group, value in zip(*rest, np.asarray(values), strict=True):
+            groups.setdefault(tuple(group), []).append(value)
+        return np.stack([np.mean(group, axis=0) for group in groups.values()])
 
     def summary(self, values: Any) -> tuple[float, float, int]:
         """Return mean, spread and number of values (R,).
@@ -147,33 +125,18 @@ class Replicas:
     def out_of_fold(self, values: Any, keep: str = "") -> np.ndarray:
         """Gather for every row the mean over those that held it out.
 
-        Parameters
-        ----------
-        values
-            Shape (R, n, ...), predictions or errors, say.
-        keep
-            A label that is not averaged over.
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (n, ...), or (levels of ``keep``, n, ...); NaN for a row
-            that no replica held out.
+        Of values (R, n, ...), predictions or errors, say, it returns
+        (n, ...), or (levels, n, ...) of a label to ``keep`` apart; NaN for a
+        row that no replica held out.
         """
         values = np.asarray(values, float)
         if keep:
-            return np.stack(
-                [
-                    self.pick(**{keep: level}).out_of_fold(
-                        values[self.where(**{keep: level})]
-                    )
-                    for level in self.levels(keep)
-                ]
-            )
-        total = np.zeros(values.shape[1:])
-        count = np.zeros((len(total),) + (1,) * (total.ndim - 1))
+            some = [self.where(**{keep: level}) for level in self.levels(keep)]
+            parts = [self.take(own).out_of_fold(values[own]) for own in some]
+            return np.stack(parts)
+        total, count = np.zeros(values.shape[1:]), np.zeros(values.shape[1])
         for own, (_, held) in zip(values, self.splits, strict=True):
             total[held] += own[held]
             count[held] += 1
         with np.errstate(invalid="ignore"):
-            return total / count
+            return total / count.reshape(-1, *[1] * (total.ndim - 1))

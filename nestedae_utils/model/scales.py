@@ -9,8 +9,8 @@ values of :class:`Scale`; what is allowed in one is checked here, once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Self
+from collections.abc import Iterable
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import (
@@ -58,24 +58,21 @@ def told(error: ValidationError) -> tuple[tuple[str | int, ...], str]:
     keys = tuple(key for key in first["loc"] if key != "[key]")
     if kind == "told":
         return keys + tuple(context["at"]), context["words"]
+    if kind == "value_error":  # a declaration within this one
+        return (), str(context["error"])
     if kind == "missing":
         return keys, "is missing; give it."
     given = context.get("actual_length", shown(first.get("input")))
-    allowed = _ALLOWED.get(kind)
-    if allowed is None:
+    if kind not in _ALLOWED:
         return keys, f"{given} given, {first['msg'].lower()}."
-    return keys, f"{given} given, {allowed.format(**context)} is allowed."
+    return keys, f"{given} given, {_ALLOWED[kind].format(**context)} is allowed."
 
 
-def known(given: Iterable[Any], allowed: Iterable[str], what: str) -> None:
-    """Raise the fault of the first of the given names that is not allowed."""
-    allowed = list(allowed)
-    for name in given:
-        if name not in allowed:
-            raise fault(
-                f"{what}, one of {', '.join(map(repr, allowed))} is allowed."
-                + nearest(str(name), allowed)
-            )
+def _known(word: Any, allowed: Iterable[str], what: str, *keys: str) -> None:
+    """Raise the fault of a word that is not allowed."""
+    if word not in (allowed := list(allowed)):
+        words = f"{what}, one of {', '.join(map(repr, allowed))} is allowed."
+        raise fault(words + nearest(str(word), allowed), *keys)
 
 
 class Declared(BaseModel):
@@ -85,35 +82,36 @@ class Declared(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    called: ClassVar[str] = "declaration"
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        fields = dict(zip(type(self).model_fields, given, strict=False))
+        named |= zip(type(self).model_fields, given, strict=False)
         try:
-            super().__init__(**fields, **named)
+            super().__init__(**named)
         except ValidationError as error:
             keys, words = told(error)
-            name = {**fields, **named}.get("name", "")
-            where = [f"{self.called} {name!r}" if name else self.called]
-            where += [f"item {k + 1}" if k in range(999) else k for k in keys]
+            where = [f"{type(self).__name__.lower()} {named.get('name', '')!r}"]
+            where[0] = where[0].removesuffix(" ''")
+            where += [f"item {k + 1}" if isinstance(k, int) else k for k in keys]
             raise ParameterError(f"{', '.join(where)}: {words}") from None
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, given: Any) -> Any:
-        given = cls._long(given)
+    def _keys(cls, given: Any) -> Any:
+        given, fields = cls._long(given), list(cls.model_fields)
         if not isinstance(given, dict):
             raise fault(
                 f"{shown(given)} given, a mapping is allowed with the keys "
-                f"{', '.join(cls.model_fields)}."
+                f"{', '.join(fields)}."
             )
         for key in given:
-            if key not in cls.model_fields:
-                raise fault(
-                    f"unknown key, one of {', '.join(cls.model_fields)} is "
-                    f"allowed.{nearest(str(key), cls.model_fields)}",
-                    key,
-                )
+            if key not in fields:
+                words = f"unknown key, one of {', '.join(fields)} is allowed."
+                raise fault(words + nearest(str(key), fields), key)
+        return given
+
+    @classmethod
+    def _long(cls, given: Any) -> Any:
+        """Return the long form of what may be written in short."""
         return given
 
     def with_(self, **changes: Any) -> Self:
@@ -121,17 +119,12 @@ class Declared(BaseModel):
         fields = {key: getattr(self, key) for key in type(self).model_fields}
         return type(self)(**{**fields, **changes})
 
-    @classmethod
-    def _long(cls, given: Any) -> Any:
-        """Return the long form of what may be written in short."""
-        return given
 
-
-def one_of(names: Iterable[str] | Mapping[str, Any]) -> BeforeValidator:
+def one_of(names: Iterable[str]) -> BeforeValidator:
     """Return a validator of a word; its message suggests the nearest."""
 
     def check(word: Any) -> Any:
-        known([word], names, f"{shown(word)} given")
+        _known(word, names, f"{shown(word)} given")
         return word
 
     return BeforeValidator(check)
@@ -147,22 +140,25 @@ def _plain(value: Any) -> Any:
 
 def _label(value: str) -> str:
     if not value or "|" in value:
-        raise fault(
-            f"{value!r} given, a text that is not empty and has no '|' is allowed."
-        )
+        words = "a text that is not empty and has no '|' is allowed."
+        raise fault(f"{value!r} given, {words}")
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_plain), Field(strict=True)]
-Real = Annotated[
-    float, BeforeValidator(_plain), Field(strict=True, allow_inf_nan=False)
-]
+_PLAIN = BeforeValidator(_plain)
+Whole = Annotated[int, _PLAIN, Field(strict=True)]
+Real = Annotated[float, _PLAIN, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1)]
 Factor = Annotated[Real, Field(ge=0)]
 Name = Annotated[str, Field(strict=True), AfterValidator(_label)]
 Activation = Annotated[str, one_of(REGISTRIES["activation"])]
 Loss = Annotated[str, one_of(REGISTRIES["loss"])]
+Net = Annotated[str, one_of(REGISTRIES["net"])]
+Code = Annotated[str, one_of(REGISTRIES["code"])]
 Scaling = Annotated[str, one_of(("standard", "none"))]
+LowerScaler = Annotated[str, one_of(("carried", "refitted"))]
+Penalised = Annotated[str, one_of(("encoder", "all"))]
+Initialisation = Annotated[str, one_of(("xavier_normal", "xavier_uniform"))]
 
 
 class Block(Declared):
@@ -175,12 +171,11 @@ class Block(Declared):
     table (``"refitted"``, which is what the paper did)?
     """
 
-    called: ClassVar[str] = "block"
     name: Name
     width: Count
     scaling: Scaling = "standard"
     latents_of: str = ""
-    lower_scaler: Annotated[str, one_of(("carried", "refitted"))] = "carried"
+    lower_scaler: LowerScaler = "carried"
 
 
 class Head(Declared):
@@ -190,11 +185,9 @@ class Head(Declared):
     dropout behind each; ``gain`` multiplies their Xavier initialisation.
     ``output`` is the last activation (cross-entropy wants logits, hence
     ``"linear"``); ``scaling`` that of a predicted target.  ``of`` names
-    several blocks that one decoder reconstructs side by side; ``net`` is a
-    name in ``NETS``.
+    several blocks that one decoder reconstructs side by side.
     """
 
-    called: ClassVar[str] = "head"
     name: Name
     width: Count
     loss: Loss = "mae"
@@ -206,24 +199,20 @@ class Head(Declared):
     gain: Annotated[Real, Field(gt=0)] = 1.0
     scaling: Scaling = "none"
     of: tuple[Name, ...] = ()
-    net: Annotated[str, one_of(REGISTRIES["net"])] = "dense"
+    net: Net = "dense"
 
     @model_validator(mode="after")
-    def _logits(self) -> Head:
+    def _logits(self) -> Self:
         for key, allowed in (("output", "linear"), ("scaling", "none")):
             value = getattr(self, key)
             if self.loss == "cross_entropy" and value != allowed:
                 raise fault(
-                    f"{value!r} given, only {allowed!r} is allowed with the "
-                    "loss 'cross_entropy', which takes logits and a one-hot "
-                    "target.",
+                    f"{value!r} given, only {allowed!r} is allowed with the loss "
+                    "'cross_entropy', which takes logits and a one-hot target.",
                     key,
                 )
         if len(set(self.of)) != len(self.of):
-            raise fault(
-                f"{list(self.of)} given, each block may stand only once.",
-                "of",
-            )
+            raise fault(f"{list(self.of)} given, each block may stand only once.", "of")
         return self
 
 
@@ -236,7 +225,6 @@ class Scale(Declared):
     ``NETS`` and ``CODES``.  Biases start at zero.
     """
 
-    called: ClassVar[str] = "scale"
     name: Name
     inputs: Annotated[tuple[Block, ...], Field(min_length=1)]
     latent: Count
@@ -245,47 +233,38 @@ class Scale(Declared):
     activation: Activation = "tanh"
     latent_activation: Activation = "tanh"
     l1: Factor = 0.0
-    l1_on: Annotated[str, one_of(("encoder", "all"))] = "encoder"
-    initialisation: Annotated[str, one_of(("xavier_normal", "xavier_uniform"))] = (
-        "xavier_normal"
-    )
-    net: Annotated[str, one_of(REGISTRIES["net"])] = "dense"
-    code: Annotated[str, one_of(REGISTRIES["code"])] = "plain"
+    l1_on: Penalised = "encoder"
+    initialisation: Initialisation = "xavier_normal"
+    net: Net = "dense"
+    code: Code = "plain"
 
     @model_validator(mode="after")
-    def _together(self) -> Scale:
-        for what in ("inputs", "heads"):
-            names = [part.name for part in getattr(self, what)]
+    def _together(self) -> Self:
+        for what, parts in (("inputs", self.inputs), ("heads", self.heads)):
+            names = [part.name for part in parts]
             if len(set(names)) != len(names):
                 raise fault(f"{names} given, each once is allowed.", what)
         blocks = {block.name: block for block in self.inputs}
         for place, head in enumerate(self.heads):
-            at = ("heads", place)
             for name in head.of:
-                known([name], blocks, f"head {head.name!r}, of: {name!r} given")
+                _known(name, blocks, f"head {head.name!r}, of: {name!r} given")
             parts = [blocks[name] for name in self.blocks_of(head)]
             width = sum(block.width for block in parts)
             if parts and head.width != width:
-                raise fault(
-                    f"{head.width} given, but what head {head.name!r} "
-                    f"reconstructs has {width} columns.",
-                    *at,
-                    "width",
-                )
+                words = f"{head.width} given, but what head {head.name!r} "
+                words += f"reconstructs has {width} columns."
+                raise fault(words, "heads", place, "width")
             standard = any(block.scaling == "standard" for block in parts)
             if head.loss == "cross_entropy" and standard:
-                raise fault(
-                    "'cross_entropy' given, but what it reconstructs is "
-                    "standardised; give one-hot blocks the scaling 'none'.",
-                    *at,
-                    "loss",
-                )
+                words = "'cross_entropy' given, but what it reconstructs is "
+                words += "standardised; give one-hot blocks the scaling 'none'."
+                raise fault(words, "heads", place, "loss")
         return self
 
     def blocks_of(self, head: Head) -> tuple[str, ...]:
         """Return the input blocks a head reconstructs; none if it predicts."""
-        own = any(block.name == head.name for block in self.inputs)
-        return head.of or ((head.name,) if own else ())
+        same = tuple(b.name for b in self.inputs if b.name == head.name)
+        return head.of or same
 
     @property
     def width(self) -> int:

@@ -9,12 +9,14 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from tqdm import auto, std
+
+from nestedae_utils.model import training
 
 LOOK = "{desc}{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}, {remaining} left"
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY
@@ -23,8 +25,8 @@ _lines: list[Any] = []  # the line that all open bars share, once for each
 
 
 @contextlib.contextmanager
-def bar(name: str, total: float) -> Iterator[Any]:
-    """Show a bar of trainings; its ``step(n)`` counts n more as done."""
+def bar(name: str, total: float) -> Iterator[Callable[..., None]]:
+    """Show a bar of trainings; gives what is called with n more that are done."""
     with _lock:
         _lines.append(line := _lines[0] if _lines else _line())
         line.total += total
@@ -36,7 +38,7 @@ def bar(name: str, total: float) -> Iterator[Any]:
             line.update(min(n, line.total - line.n))
 
     try:
-        yield SimpleNamespace(step=step)
+        yield step
     finally:
         with _lock:
             _lines.pop()
@@ -71,3 +73,6 @@ def watched() -> bool:
     if multiprocessing.parent_process() is not None:
         return False
     return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+
+
+training.watch = bar
