@@ -14,7 +14,7 @@ from nbval.kernel import RunningKernel
 
 from nestedae_utils.data import files, tables
 from nestedae_utils.errors import DataUnavailable
-from nestedae_utils.model import cache
+from nestedae_utils.model import kernels
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 def pytest_configure() -> None:
     """Give each worker one core, and each cell the time that it takes."""
     # one compilation for all caches that tests make of their own
-    os.environ["NUMBA_CACHE_DIR"] = str(cache.folder() / "numba")
+    assert os.environ["NUMBA_CACHE_DIR"], kernels.__name__
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     ask = RunningKernel.get_message

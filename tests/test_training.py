@@ -11,7 +11,7 @@ from models import SETTINGS, fine, replicas, tables
 from test_scales import scales
 
 from nestedae_utils.errors import ParameterError
-from nestedae_utils.model import cache, dense, networks, training
+from nestedae_utils.model import cache, dense, kernels, networks, training
 from nestedae_utils.model.layers import CODES, Code
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Block, Head, Scale
@@ -208,7 +208,7 @@ def test_dropout_bits_are_numpys(width):
     for count in (width, 5 * width, 1):
         expected = np.frombuffer(random.bytes(2 * count), np.uint16) >= 20000
         kept = np.empty(count, np.uint8)
-        dense.keep(state, 20000, kept)
+        kernels.keep(state, 20000, kept)
         assert kept.tolist() == expected.tolist()
 
 

@@ -127,7 +127,7 @@ def store(key: str, arrays: Mapping[str, np.ndarray]) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside, open(beside, "wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
 
 
 def cached(function: Callable[..., Result]) -> Callable[..., Result]:

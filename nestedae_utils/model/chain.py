@@ -53,15 +53,17 @@ class Scaler:
 
     def scale(self, values: Tensor) -> Tensor:
         """Standardise values (1 or R, n, width)."""
-        as_here = {"dtype": values.dtype}
-        values = values - torch.as_tensor(self.mean, **as_here)
-        return values / torch.as_tensor(self.deviation, **as_here)
+        mean, deviation = self._like(values)
+        return (values - mean) / deviation
 
     def unscale(self, values: Tensor) -> Tensor:
         """Take standardised values back to their units."""
-        as_here = {"dtype": values.dtype}
-        values = values * torch.as_tensor(self.deviation, **as_here)
-        return values + torch.as_tensor(self.mean, **as_here)
+        mean, deviation = self._like(values)
+        return values * deviation + mean
+
+    def _like(self, values: Tensor) -> list[Tensor]:
+        both = (self.mean, self.deviation)
+        return [torch.as_tensor(one, dtype=values.dtype) for one in both]
 
     def take(self, places: Sequence[int]) -> Scaler:
         """Return it for some replicas; a shared one stays as it is."""

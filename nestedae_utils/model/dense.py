@@ -17,22 +17,9 @@ import joblib
 import numpy as np
 
 from nestedae_utils.model import kernels
-from nestedae_utils.model.kernels import (
-    ACTIVATIONS,
-    LOSSES,
-    adam,
-    backward,
-    compiled,
-    forward,
-    keep,
-    loss,
-    slope,
-)
+from nestedae_utils.model.kernels import ACTIVATIONS, LOSSES, TALL, compiled
 from nestedae_utils.model.networks import metric_names, shapes
-from nestedae_utils.model.scales import Scale
-
-TALL = 32
-"""Rows of a batch from which outputs lie unit by unit."""
+from nestedae_utils.model.scales import Head, Scale
 
 
 def knows(scale: Scale) -> bool:
@@ -112,11 +99,14 @@ def plan(scale: Scale, columns: Mapping[str, int]) -> Plan:
     """Lay out a scale; ``columns`` is where each head's target begins."""
     known, names = shapes(scale), metric_names(scale)
     kinds = [scale.activation] * len(scale.hidden) + [scale.latent_activation]
-    paths = [("encoder", kinds, None)]
-    for head in scale.heads:
-        kinds = [head.activation] * len(head.hidden) + [head.output]
-        paths.append((f"head {head.name}", kinds, head))
-    layers, heads, factors, l1 = [], [], [], []
+    paths: list[tuple[str, list[str], Head | None]] = [("encoder", kinds, None)]
+    for h in scale.heads:
+        kinds = [h.activation] * len(h.hidden) + [h.output]
+        paths.append((f"head {h.name}", kinds, h))
+    layers: list[tuple[int, ...]] = []
+    heads: list[tuple[int, ...]] = []
+    factors: list[float] = []
+    l1: list[float] = []
     start = units = masked = 0
     for path, kinds, head in paths:
         dropout = head.dropout if head else 0.0
@@ -136,8 +126,8 @@ def plan(scale: Scale, columns: Mapping[str, int]) -> Plan:
             start, units = bias + cols, units + cols
         if head:
             metric = names.index(f"{head.name}_{head.loss}")
-            kind = LOSSES.index(head.loss)
-            heads.append((len(layers) - 1, columns[head.name], kind, metric))
+            goal = columns[head.name], LOSSES.index(head.loss)
+            heads.append((len(layers) - 1, *goal, metric))
     weights = [head.weight for head in scale.heads]
     numbers = [np.array(v, np.float32) for v in (weights, factors, l1)]
     return Plan(np.array(layers), np.array(heads), *numbers)
@@ -162,35 +152,6 @@ class Space(NamedTuple):
 
 
 @compiled
-def _view(buffer, first, units, size, n):
-    """Return the part of a work space that holds some units of n rows."""
-    flat = buffer[first * size : first * size + units * n]
-    return flat.reshape(units, n) if size >= TALL else flat.reshape(n, units)
-
-
-@compiled
-def _gather(table, rows, first, into, tall):
-    """Copy some columns of some rows into a work space."""
-    for i in range(rows.size):
-        for k in range(into.shape[0] if tall else into.shape[1]):
-            value = table[rows[i], first + k]
-            if tall:
-                into[k, i] = value
-            else:
-                into[i, k] = value
-
-
-@compiled
-def _drop(y, kept, factor, drops, seen, tall):
-    """Write a layer's dropout factors, and what they leave of its output."""
-    for i in range(y.shape[0]):
-        for j in range(y.shape[1]):
-            bit = kept[j * y.shape[0] + i if tall else i * y.shape[1] + j]
-            drops[i, j] = factor * bit
-            seen[i, j] = y[i, j] * drops[i, j]
-
-
-@compiled
 def _batch(net, space, p, g, table, rows, size, low, total, learn):
     """Send a batch forward, and with ``learn`` its losses' slopes back.
 
@@ -198,8 +159,8 @@ def _batch(net, space, p, g, table, rows, size, low, total, learn):
     rows stand at ``low`` of the epoch's ``total``.
     """
     n, tall, layers = rows.size, size >= TALL, net.layers
-    data = _view(space.data, 0, layers[0, 0], size, n)
-    _gather(table, rows, 0, data, tall)
+    data = kernels.units_of(space.data, 0, layers[0, 0], size, n)
+    kernels.gather(table, rows, 0, data, tall)
     if learn:
         space.pulls[:] = 0
     for number in range(len(layers)):
@@ -208,23 +169,23 @@ def _batch(net, space, p, g, table, rows, size, low, total, learn):
         if source >= 0:
             dropped = learn and layers[source, 7] >= 0
             buffer = space.seen if dropped else space.work
-            x = _view(buffer, layers[source, 5], K, size, n)
-        y = _view(space.work, units, J, size, n)
-        forward(x, p[w:b].reshape(K, J), p[b : b + J], y, kind, tall)
+            x = kernels.units_of(buffer, layers[source, 5], K, size, n)
+        y = kernels.units_of(space.work, units, J, size, n)
+        kernels.forward(x, p[w:b].reshape(K, J), p[b : b + J], y, kind, tall)
         if learn and mask >= 0:
             begin = mask * total + low * J
-            drops = _view(space.drops, units, J, size, n)
-            seen = _view(space.seen, units, J, size, n)
+            drops = kernels.units_of(space.drops, units, J, size, n)
+            seen = kernels.units_of(space.seen, units, J, size, n)
             kept = space.kept[begin : begin + n * J]
-            _drop(y, kept, net.factors[number], drops, seen, tall)
+            kernels.drop(y, kept, net.factors[number], drops, seen, tall)
     for h in range(len(net.heads)):
         last, column, kind, metric = net.heads[h]
         J, units = layers[last, 1], layers[last, 5]
-        goal = _view(space.data, column, J, size, n)
-        _gather(table, rows, column, goal, tall)
-        y = _view(space.work, units, J, size, n)
-        pull = _view(space.pulls, units, J, size, n)
-        loss(y, goal, kind, net.weights[h], pull, space.each[metric:], tall)
+        goal = kernels.units_of(space.data, column, J, size, n)
+        kernels.gather(table, rows, column, goal, tall)
+        y = kernels.units_of(space.work, units, J, size, n)
+        pull = kernels.units_of(space.pulls, units, J, size, n)
+        kernels.loss(y, goal, kind, net.weights[h], pull, space.each[metric:], tall)
     if not learn:
         return
     for number in range(len(layers) - 1, -1, -1):
@@ -233,17 +194,17 @@ def _batch(net, space, p, g, table, rows, size, low, total, learn):
         pull = space.pulls[first:last]
         if mask >= 0:
             pull *= space.drops[first:last]
-        slope(space.work[first:last], pull, kind)
+        kernels.slope(space.work[first:last], pull, kind)
         x, down = data, data[:0]
         if source >= 0:
             dropped = layers[source, 7] >= 0
             buffer = space.seen if dropped else space.work
-            x = _view(buffer, layers[source, 5], K, size, n)
-            down = _view(space.pulls, layers[source, 5], K, size, n)
-        pull = _view(space.pulls, units, J, size, n)
+            x = kernels.units_of(buffer, layers[source, 5], K, size, n)
+            down = kernels.units_of(space.pulls, layers[source, 5], K, size, n)
+        pull = kernels.units_of(space.pulls, units, J, size, n)
         into_w, into_b = g[w:b].reshape(K, J), g[b : b + J]
         weight = p[w:b].reshape(K, J)
-        backward(x, weight, pull, into_w, into_b, down, tall, space.sums)
+        kernels.backward(x, weight, pull, into_w, into_b, down, tall, space.sums)
 
 
 @compiled
@@ -296,12 +257,12 @@ def run(net, p, mean, square, step, table, orders, told, views, state, size,
                     layers[number, 7] + layers[number, 1],
                 )
                 kept = space.kept[first * total : last * total]
-                keep(state, layers[number, 8], kept)
+                kernels.keep(state, layers[number, 8], kept)
         for low in range(0, count, size):
             rows = orders[epoch, low : low + size]
             _batch(net, space, p, g, table, rows, size, low, total, True)
             step += 1
-            adam(p, g, mean, square, net.l1, step, rate)
+            kernels.adam(p, g, mean, square, net.l1, step, rate)
             for m in range(metrics if told[epoch] else 0):
                 as_made[at, m] += space.each[m, : rows.size].mean() / batches
         if told[epoch]:

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from nestedae_utils.model.cache import folder
+from nestedae_utils.model import cache
 
 # numba reads it once; beside the package, where it would write, is read-only
-# where the package was installed for all
-_CODE = folder() / "numba"
+# where the package was installed for all. It sees a change of one file only.
+_SOURCES = [Path(__file__).with_name(f"{name}.py") for name in ("dense", "kernels")]
+_CODE = cache.folder() / "numba"
 if not os.access(next(p for p in _CODE.parents if p.exists()), os.W_OK):
     _CODE = Path(tempfile.gettempdir()) / "nestedae-numba"
-os.environ.setdefault("NUMBA_CACHE_DIR", str(_CODE))
+os.environ.setdefault("NUMBA_CACHE_DIR", str(_CODE / cache.digest(_SOURCES)))
 try:
     from numba import njit
 except ImportError:  # no wheel for this platform
@@ -32,6 +33,8 @@ LINEAR, TANH, RELU, SIGMOID, ELU = range(5)
 MAE, MSE, HUBER, CROSS_ENTROPY = range(4)
 F = np.float32
 U = np.uint64
+TALL = 32
+"""Rows of a batch from which outputs lie unit by unit."""
 
 
 def compiled(function):
@@ -39,6 +42,35 @@ def compiled(function):
     if njit is None:
         return function
     return njit(nogil=True, fastmath=True, error_model="numpy", cache=True)(function)
+
+
+@compiled
+def units_of(buffer, first, units, size, n):
+    """Return the part of a work space that holds some units of n rows."""
+    flat = buffer[first * size : first * size + units * n]
+    return flat.reshape(units, n) if size >= TALL else flat.reshape(n, units)
+
+
+@compiled
+def gather(table, rows, first, into, tall):
+    """Copy some columns of some rows into a work space."""
+    for i in range(rows.size):
+        for k in range(into.shape[0] if tall else into.shape[1]):
+            value = table[rows[i], first + k]
+            if tall:
+                into[k, i] = value
+            else:
+                into[i, k] = value
+
+
+@compiled
+def drop(y, kept, factor, drops, seen, tall):
+    """Write a layer's dropout factors, and what they leave of its output."""
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            bit = kept[j * y.shape[0] + i if tall else i * y.shape[1] + j]
+            drops[i, j] = factor * bit
+            seen[i, j] = y[i, j] * drops[i, j]
 
 
 @compiled

@@ -248,13 +248,13 @@ class Scale(Declared):
         for place, head in enumerate(self.heads):
             for name in head.of:
                 _known(name, blocks, f"head {head.name!r}, of: {name!r} given")
-            parts = [blocks[name] for name in self.blocks_of(head)]
-            width = sum(block.width for block in parts)
-            if parts and head.width != width:
+            rebuilt = [blocks[name] for name in self.blocks_of(head)]
+            width = sum(block.width for block in rebuilt)
+            if rebuilt and head.width != width:
                 words = f"{head.width} given, but what head {head.name!r} "
                 words += f"reconstructs has {width} columns."
                 raise fault(words, "heads", place, "width")
-            standard = any(block.scaling == "standard" for block in parts)
+            standard = any(block.scaling == "standard" for block in rebuilt)
             if head.loss == "cross_entropy" and standard:
                 words = "'cross_entropy' given, but what it reconstructs is "
                 words += "standardised; give one-hot blocks the scaling 'none'."

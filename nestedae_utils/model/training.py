@@ -287,8 +287,7 @@ class Rows:
         weights = np.zeros((len(some), self.steps * size), np.float32)
         for own, r in zip(weights, some, strict=True):
             own[: len(job.rows[r])] = batch_means(len(job.rows[r]), size)
-        as_here = {"device": job.place, "dtype": job.dtype}
-        self.weights = torch.tensor(weights, **as_here).split(size, 1)
+        self.weights = torch.from_numpy(weights).to(job.place, job.dtype).split(size, 1)
         # of noise, then of each layer with dropout: its width and its share
         self.drawn: list[tuple[int, float | None]] = [
             (CODES[job.scale.code].noise(job.scale.latent), None)
@@ -335,21 +334,20 @@ class Step:
     """
 
     def __init__(self, job: Job, rows: Rows, flat: np.ndarray) -> None:
-        self.job, some, as_here = job, list(rows.some), {"device": job.place}
-        # float64: one minus a power of 0.999 needs it
-        self.taken = torch.zeros(len(flat), 1, dtype=torch.float64, **as_here)
-        self.each = torch.arange(len(flat), **as_here)[:, None]
-        as_here["dtype"] = job.dtype
-        self.flat = torch.tensor(flat, **as_here)
+        self.job, some, place = job, list(rows.some), job.place
+        self.flat = torch.tensor(flat, device=place, dtype=job.dtype)
         self.mean = torch.zeros_like(self.flat)
         self.square = torch.zeros_like(self.flat)
-        table = job.table[some] if len(job.table) > 1 else job.table
-        self.table = torch.tensor(table, **as_here).expand(len(flat), -1, -1)
+        # float64: one minus a power of 0.999 needs it
+        self.taken = torch.zeros_like(self.flat[:, :1], dtype=torch.float64)
+        table = torch.tensor(job.table[some] if len(job.table) > 1 else job.table)
+        self.table = table.to(place, job.dtype).expand(len(flat), -1, -1)
         views = np.stack([job.views(r) for r in some])
-        self.views = torch.tensor(views, **as_here)
+        self.views = torch.tensor(views, device=place, dtype=job.dtype)
+        self.each = torch.arange(len(flat), device=place)[:, None]
         self.batch = [part.clone() for part in next(Rows(job, some).epoch())]
         metrics = len(networks.metric_names(job.scale))
-        self.metrics = torch.zeros(metrics, len(flat), **as_here)
+        self.metrics = self.flat.new_zeros(metrics, len(flat))
         self.leaves: dict[str, Tensor] = {}
         start = 0
         for name, shape in networks.parameter_shapes(job.scale).items():
