@@ -10,6 +10,7 @@ in and out, with gradients.  All else calls them.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from nestedae_utils.model.scales import Block, Head, Scale
 from nestedae_utils.model.training import History, train
 
 Table = Mapping[str, np.ndarray | Tensor]
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -177,9 +179,9 @@ class NestedAutoencoder:
             if block.lower_scaler == "refitted" and block.latents_of
         }
         targets = [Block(h.name, h.width, h.scaling) for h in scale.predicted]
-        scalers, scaled = {}, {}
+        below, scalers, scaled = self._with(lower), {}, {}
         for block in (*scale.inputs, *targets):
-            values = self._raw(block, table, lower).detach()
+            values = below._raw(block, table).detach()
             if block.scaling == "standard":
                 scalers[block.name] = Scaler.fit(values.numpy(), rows)
                 values = scalers[block.name].scale(values)
@@ -219,36 +221,26 @@ class NestedAutoencoder:
 
     # --- the one way up and down, with gradients ---------------------------
 
-    def latents(
-        self, name: str, table: Table, scalers: Scalers | None = None
-    ) -> Tensor:
+    def latents(self, name: str, table: Table) -> Tensor:
         """Return a scale's latents (R, n, latent) of a raw table.
 
-        In float64, or as the table's tensors; ``scalers`` stand in for the
-        scale's own.
+        In float64, or as the table's tensors.
         """
         fitted = self.fitted[name]
-        blocks = [block.name for block in fitted.scale.inputs]
-        x = beside([self.scaled(name, block, table, scalers) for block in blocks])
+        x = beside([self.scaled(name, b.name, table) for b in fitted.scale.inputs])
         return encode(fitted.scale, *fitted.together(x))
 
-    def scaled(
-        self, name: str, key: str, table: Table, scalers: Scalers | None = None
-    ) -> Tensor:
+    def scaled(self, name: str, key: str, table: Table) -> Tensor:
         """Return a scale's block or target as its network sees it."""
         fitted = self.fitted[name]
-        used = {**fitted.scalers, **(scalers or {})}
         known = {h.name: Block(h.name, h.width) for h in fitted.scale.predicted}
         known |= {block.name: block for block in fitted.scale.inputs}
-        values = self._raw(known[key], table, fitted.lower_scalers)
-        return used[key].scale(values) if key in used else values
+        values = self.seen_by(name)._raw(known[key], table)
+        scaler = fitted.scalers.get(key)
+        return scaler.scale(values) if scaler else values
 
     def outputs(
-        self,
-        name: str,
-        z: Tensor,
-        scalers: Scalers | None = None,
-        wanted: Collection[str] | None = None,
+        self, name: str, z: Tensor, wanted: Collection[str] | None = None
     ) -> dict[str, Tensor]:
         """Return what a scale decodes from latents, in its own units.
 
@@ -256,7 +248,6 @@ class NestedAutoencoder:
         categories as probabilities.
         """
         fitted = self.fitted[name]
-        used = {**fitted.scalers, **(scalers or {})}
         widths = {block.name: block.width for block in fitted.scale.inputs}
         p, z = fitted.together(z)
         found = {}
@@ -269,35 +260,42 @@ class NestedAutoencoder:
                 values = torch.softmax(values, -1)
             cuts = [widths.get(key, head.width) for key in parts]
             for key, value in zip(parts, values.split(cuts, -1), strict=True):
-                found[key] = used[key].unscale(value) if key in used else value
+                scaler = fitted.scalers.get(key)
+                found[key] = scaler.unscale(value) if scaler else value
         return found
 
     def down(
-        self,
-        name: str,
-        z: Tensor,
-        scalers: Scalers | None = None,
-        wanted: Collection[str] | None = None,
+        self, name: str, z: Tensor, wanted: Collection[str] | None = None
     ) -> dict[str, dict[str, Tensor]]:
         """Return what latents stand for, scale by scale down the chain.
 
         A scale whose latents are reconstructed is decoded from them in turn,
         not from its own encoder.
         """
-        fitted = self.fitted[name]
-        links = {b.name: b.latents_of for b in fitted.scale.inputs if b.latents_of}
+        inputs, below = self.fitted[name].scale.inputs, self.seen_by(name)
+        links = {block.name: block.latents_of for block in inputs if block.latents_of}
         asked = None if wanted is None else {*wanted, *links}
-        found = {name: self.outputs(name, z, scalers, asked)}
+        found = {name: self.outputs(name, z, asked)}
         for key in [key for key in links if key in found[name]]:
-            below, values = links[key], found[name][key]
-            found |= self.down(below, values, fitted.lower_scalers.get(below), wanted)
+            found |= below.down(links[key], found[name][key], wanted)
         return found
 
-    def _raw(self, block: Block, table: Table, lower: Mapping[str, Scalers]) -> Tensor:
-        below = block.latents_of
-        if not below:
-            return _array(block, table)
-        return self.latents(below, table, lower.get(below))
+    def seen_by(self, name: str) -> NestedAutoencoder:
+        """Return the chain with the scalers that a scale fitted anew for others."""
+        return self._with(self.fitted[name].lower_scalers)
+
+    def _with(self, lower: Mapping[str, Scalers]) -> NestedAutoencoder:
+        chain = copy(self)
+        chain.fitted = dict(self.fitted)
+        for name, scalers in lower.items():
+            below = self.fitted[name]
+            chain.fitted[name] = replace(below, scalers={**below.scalers, **scalers})
+        return chain
+
+    def _raw(self, block: Block, table: Table) -> Tensor:
+        if block.latents_of:
+            return self.latents(block.latents_of, table)
+        return _array(block, table)
 
     # --- arrays in, arrays out ---------------------------------------------
 
@@ -310,36 +308,32 @@ class NestedAutoencoder:
         ParameterError if the scale is not fitted, DataError if the table does
         not fit.
         """
-        name, scalers = self._seen(scale, seen_by)
-        return self.latents(name, table, scalers).numpy()
+        name, chain = self._asked(scale, seen_by)
+        return chain.latents(name, table).numpy()
 
-    def predict(
-        self, table: Table, scale: str = "", *, seen_by: str = ""
-    ) -> dict[str, np.ndarray]:
+    def predict(self, table: Table, scale: str = "", *, seen_by: str = "") -> Arrays:
         """Return every predicted target (R, n, width); see :meth:`encode`."""
-        name, scalers = self._seen(scale, seen_by)
+        name, chain = self._asked(scale, seen_by)
         wanted = [head.name for head in self.scales[name].predicted]
-        z = self.latents(name, table, scalers)
-        return _numpy(self.outputs(name, z, scalers, wanted))
+        return _numpy(chain.outputs(name, chain.latents(name, table), wanted))
 
     def reconstruct(
         self, table: Table, scale: str = "", *, seen_by: str = ""
-    ) -> dict[str, np.ndarray]:
+    ) -> Arrays:
         """Return every reconstructed block; see :meth:`encode`."""
-        name, scalers = self._seen(scale, seen_by)
+        name, chain = self._asked(scale, seen_by)
         wanted = [block.name for block in self.scales[name].inputs]
-        z = self.latents(name, table, scalers)
-        return _numpy(self.outputs(name, z, scalers, wanted))
+        return _numpy(chain.outputs(name, chain.latents(name, table), wanted))
 
     def decode(
         self, latents: np.ndarray, scale: str = "", *, seen_by: str = ""
-    ) -> dict[str, dict[str, np.ndarray]]:
+    ) -> dict[str, Arrays]:
         """Return what latents (R, n, latent) stand for, by scale and name."""
-        name, scalers = self._seen(scale, seen_by)
-        found = self.down(name, torch.as_tensor(np.asarray(latents)), scalers)
+        name, chain = self._asked(scale, seen_by)
+        found = chain.down(name, torch.as_tensor(np.asarray(latents)))
         return {lower: _numpy(parts) for lower, parts in found.items()}
 
-    def _seen(self, scale: str, seen_by: str) -> tuple[str, Scalers | None]:
+    def _asked(self, scale: str, seen_by: str) -> tuple[str, NestedAutoencoder]:
         name = scale or list(self.scales)[-1]
         for given in filter(None, (name, seen_by)):
             if given not in self.fitted:
@@ -348,7 +342,7 @@ class NestedAutoencoder:
                     f"scale: {given!r} given, a fitted scale is allowed "
                     f"({known}).{nearest(given, self.fitted)}"
                 )
-        return name, self.fitted[seen_by].lower_scalers[name] if seen_by else None
+        return name, self.seen_by(seen_by) if seen_by else self
 
 
 def fit(
@@ -379,7 +373,7 @@ def _parts(scale: Scale, head: Head) -> tuple[str, ...]:
     return scale.blocks_of(head) or (head.name,)
 
 
-def _numpy(parts: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+def _numpy(parts: Mapping[str, Tensor]) -> Arrays:
     return {key: value.numpy() for key, value in parts.items()}
 
 
