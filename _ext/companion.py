@@ -8,6 +8,7 @@
 4. A page with an interactive figure loads plotly's script, of which the book
    has one copy, taken from the package.
 5. Without the repository's URL there is nothing to launch a notebook from.
+6. A declaration's signature names its fields, without pydantic's checks.
 """
 
 from __future__ import annotations
@@ -79,12 +80,22 @@ def launch_only_what_is_published(app: Sphinx, config: Config) -> None:
         config.html_theme_options.pop("launch_buttons", None)
 
 
+def declare_without_checks(
+    app: Sphinx, what: str, name: str, obj: Any, *_: Any
+) -> tuple[str, str] | None:
+    """Leave pydantic's long signature out: the fields stand below, one each."""
+    if what == "class" and hasattr(obj, "model_fields"):
+        return "(" + ", ".join(obj.model_fields) + ")", ""
+    return None
+
+
 def setup(app: Sphinx) -> dict[str, bool | str]:
-    """Register all five with Sphinx."""
+    """Register all with Sphinx."""
     app.connect("config-inited", launch_only_what_is_published)
     app.connect("env-before-read-docs", read_index_last)
     app.connect("doctree-read", name_the_cells)
     app.connect("doctree-resolved", warn_of_the_twin)
     app.connect("builder-inited", offer_plotly)
     app.connect("html-page-context", load_plotly)
+    app.connect("autodoc-process-signature", declare_without_checks)
     return {"version": "1", "parallel_read_safe": False}
