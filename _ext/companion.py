@@ -83,10 +83,14 @@ def launch_only_what_is_published(app: Sphinx, config: Config) -> None:
 def declare_without_checks(
     app: Sphinx, what: str, name: str, obj: Any, *_: Any
 ) -> tuple[str, str] | None:
-    """Leave pydantic's long signature out: the fields stand below, one each."""
-    if what == "class" and hasattr(obj, "model_fields"):
-        return "(" + ", ".join(obj.model_fields) + ")", ""
-    return None
+    """Write a declaration's fields with their defaults, without their checks."""
+    if what != "class" or not hasattr(obj, "model_fields"):
+        return None
+    fields = [
+        name if one.is_required() else f"{name}={one.default!r}"
+        for name, one in obj.model_fields.items()
+    ]
+    return f"({', '.join(fields)})", ""
 
 
 def setup(app: Sphinx) -> dict[str, bool | str]:
