@@ -26,7 +26,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from myst_nb import glue
 
-from nestedae_utils.book import claims, figures, parameters, records
+from nestedae_utils.book import claims, figures, parameters, progress, records
 from nestedae_utils.data.files import NOTEBOOKS, WORKPLACE
 from nestedae_utils.data.tables import Tables
 from nestedae_utils.errors import ParameterError
@@ -93,6 +93,7 @@ class Chapter:
             # where it runs, and what it says of its own data
             if name not in ("device", "data_source")
         )
+        training.watch = progress.bar
         figures.use_style()
         # joblib replaces a worker whose memory has grown, and says so on the
         # page's stderr; the next worker does its work.

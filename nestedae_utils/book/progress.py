@@ -16,8 +16,6 @@ from typing import Any
 
 from tqdm import auto, std
 
-from nestedae_utils.model import training
-
 LOOK = "{desc}{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}, {remaining} left"
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY
 _lock = threading.Lock()
@@ -73,6 +71,3 @@ def watched() -> bool:
     if multiprocessing.parent_process() is not None:
         return False
     return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
-
-
-training.watch = bar
