@@ -70,6 +70,8 @@ def drop(y, kept, factor, drops, seen, tall):
         for j in range(y.shape[1]):
             bit = kept[j * y.shape[0] + i if tall else i * y.shape[1] + j]
             drops[i, j] = factor * bit
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
             seen[i, j] = y[i, j] * drops[i, j]
 
 
@@ -113,6 +115,20 @@ def dots(a, b, c):
 
 
 @compiled
+def activate(y, kind):
+    """Put an activation in place of what comes in, (units times rows,)."""
+    for i in range(y.size):
+        if kind == TANH:
+            y[i] = tanh(y[i])
+        elif kind == RELU:
+            y[i] = F(0.5) * (y[i] + abs(y[i]))  # without a branch
+        elif kind == SIGMOID:
+            y[i] = F(0.5) + F(0.5) * tanh(F(0.5) * y[i])
+        elif kind == ELU:
+            y[i] = y[i] if y[i] > 0 else exp(y[i]) - F(1)
+
+
+@compiled
 def forward(x, w, b, y, kind, tall):
     """Write a layer's output y."""
     if tall:
@@ -126,16 +142,7 @@ def forward(x, w, b, y, kind, tall):
             dots(x, w.reshape(1, w.size), y)
         else:
             product(x, w, y)
-    flat = y.reshape(y.size)
-    for i in range(flat.size):
-        if kind == TANH:
-            flat[i] = tanh(flat[i])
-        elif kind == RELU:
-            flat[i] = flat[i] if flat[i] > 0 else F(0)
-        elif kind == SIGMOID:
-            flat[i] = F(0.5) + F(0.5) * tanh(F(0.5) * flat[i])
-        elif kind == ELU:
-            flat[i] = flat[i] if flat[i] > 0 else exp(flat[i]) - F(1)
+    activate(y.reshape(y.size), kind)
 
 
 @compiled
