@@ -102,14 +102,13 @@ class Parameter:
         return self.check(value)
 
 
-def _range(name: str, kind: type, words: str) -> dict[str, Any]:
-    """Return the fields of a parameter that the words of its range state."""
+def _range(name: str, kind: type, words: str) -> tuple[Any, ...]:
+    """Return a parameter's fields from ``allowed`` on, as its range states them."""
     if kind is _WORDS.get(words):
-        return {"allowed": words, "told": words}
+        return words, words
     if kind is str and words.startswith("one of "):
         choices = tuple(words.removeprefix("one of ").split(", "))
-        told = f"one of {', '.join(map(repr, choices))}"
-        return {"allowed": words, "told": told, "choices": choices}
+        return words, f"one of {', '.join(map(repr, choices))}", choices
     span = _SPAN.fullmatch(words)
     first, _, *ends = span.groups() if span else ("none", "", 0, 0)
     low, high = map(float if kind is float else int, ends)
@@ -117,7 +116,7 @@ def _range(name: str, kind: type, words: str) -> dict[str, Any]:
     several = f"different whole numbers {between}, separated by commas"
     above = f"a number above {low:.12g} up to {high:.12g}"
     said = {
-        (int, ""): (f"a whole number {between}",) * 2,
+        (int, ""): (f"a whole number {between}", f"a whole number {between}"),
         (str, "each "): (several, f"a whole number {between}"),
         (float, ""): (f"a number {between}", f"a finite number from {low} to {high}"),
         (float, "above "): (above, f"a finite number of at most {high} above {low:g}"),
@@ -125,8 +124,7 @@ def _range(name: str, kind: type, words: str) -> dict[str, Any]:
     if (kind, first) not in said:
         raise ValueError(f"{name}: {words!r} is no range of its type")
     lowest = math.nextafter(low, math.inf) if first == "above " else low
-    fields = zip(("allowed", "told"), said[kind, first], strict=True)
-    return {**dict(fields), "span": (lowest, high), "listed": kind is str}
+    return *said[kind, first], (), (lowest, high), kind is str
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -196,8 +194,8 @@ def read(path: Path) -> Notebook:
     titles = [text[2:] for text in texts if text.startswith("# ")]
     others = [text for text in texts if text and not text.startswith("# ")]
     times = [text for text in others if text.startswith("Run time")]
-    told = (next(iter(some), "") for some in (titles, others, times))
-    return Notebook(path.stem, path, *told, parameters=parameters)
+    title, summary, run_time = (next(iter(t), "") for t in (titles, others, times))
+    return Notebook(path.stem, path, title, summary, run_time, parameters)
 
 
 def _plain(text: str) -> str:
@@ -221,8 +219,8 @@ def _declared(source: str) -> dict[str, Parameter]:
             code = ast.get_source_segment(line, statement) or ""
             comment = re.fullmatch(r" *# *(.+); (.+)", line.removeprefix(code))
             meaning, words = comment.groups() if comment else ("", "")
-            allowed = _range(name, kind, words)
-            parameters[name] = Parameter(name, kind, default, meaning, **allowed)
+            fields = name, kind, default, meaning, *_range(name, kind, words)
+            parameters[name] = Parameter(*fields)
             parameters[name].check(default)
     return parameters
 
@@ -264,5 +262,19 @@ def parse(notebook: Notebook, given: Mapping[str, str]) -> dict[str, Any]:
 def effective(notebook: Notebook, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return all parameters of a run: those given, checked, or defaults."""
     checked = {n: declared(notebook, n).check(v) for n, v in given.items()}
-    known = notebook.parameters.items()
-    return {name: checked.get(name, one.default) for name, one in known}
+    return {n: one.default for n, one in notebook.parameters.items()} | checked
+
+
+def injected(notebook: Notebook, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what stands among a notebook's names as a parameter, known or not."""
+    # what papermill can put into a notebook; IPython's own In is a list too
+    kinds = (int, float, str, bool, list, type(None))
+    # where the cell runs again, names of later cells are there
+    again = "chapter" in namespace
+    return {
+        name: value
+        for name, value in namespace.items()
+        if name in notebook.parameters
+        or not (again or name.startswith("_") or name == "In")
+        and isinstance(value, kinds)
+    }
