@@ -148,13 +148,10 @@ def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         row = claim._asdict()
         names = [row[field] for field, *_ in WAYS if row[field]]
         used = [measured[name] for name in names if name in measured]
-        twin = any(one["data_source"] == "twin" for one in used)
-        row["verdict"] = verdict(
-            claim,
-            [measured.get(name, {}).get("value") for name in names],
-            source="twin" if twin else "paper",
-            protocol=all(one["as_in_paper"] for one in used),
-        )
+        values = [measured.get(name, {}).get("value") for name in names]
+        source = "twin" if "twin" in {one["data_source"] for one in used} else "paper"
+        protocol = all(one["as_in_paper"] for one in used)
+        row["verdict"] = verdict(claim, values, source, protocol)
         unit = quantities()[names[0]].unit if names else ""
         stated = f"{claim.stated} {'' if unit == '1' else unit}".strip()
         row["paper"] = "" if row["verdict"] == TWIN else stated
