@@ -44,11 +44,8 @@ def values(results):
     """Return a full run's values, or skip where the data were the twin's."""
     if any(content["data_source"] == "twin" for content in results.values()):
         pytest.skip("the paper's perovskite tables cannot be had here")
-    return {
-        record["quantity"]: record["value"]
-        for content in results.values()
-        for record in content["records"]
-    }
+    ours = (record for content in results.values() for record in content["records"])
+    return {record["quantity"]: record["value"] for record in ours}
 
 
 # --- the pages -------------------------------------------------------------
@@ -190,24 +187,19 @@ def test_without_data_the_book_says_twin(tmp_path):
     closed = dict.fromkeys(
         ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9"
     )
-    done = build(
-        tmp_path,
-        ["index", chapter, "references"],
-        "https://github.com/someone/a-fork",
-        NESTEDAE_DATA_MIRROR="",
-        NESTEDAE_CACHE=str(tmp_path / "cache"),
-        **closed,
-    )
+    closed |= {"NESTEDAE_DATA_MIRROR": "", "NESTEDAE_CACHE": str(tmp_path / "cache")}
+    named = ["index", chapter, "references"]
+    done = build(tmp_path, named, "https://github.com/someone/a-fork", **closed)
     assert done.returncode == 0, read(tmp_path / "_build" / "log.txt")[-3000:]
     lines = [line.partition(" ...")[0] for line in done.stdout.splitlines()]
     assert lines == ["set-up", "04_perovskite_data", "index", "pages"]
     page = read(tmp_path / "_build" / "html" / f"{chapter}.html")
     body = re.sub(r"<[^>]+>", "", page[page.index("<h1>") :])
     assert "TWIN" in body[:600], "the first lines"
+    fork = "someone/a-fork"
     assert [url.partition("?")[0] for url in LAUNCHED.findall(page)] == [
-        "https://mybinder.org/v2/gh/someone/a-fork/main",
-        "https://colab.research.google.com/github/someone/a-fork/blob/main/"
-        f"{chapter}.ipynb",
+        f"https://mybinder.org/v2/gh/{fork}/main",
+        f"https://colab.research.google.com/github/{fork}/blob/main/{chapter}.ipynb",
     ]
     board = html.unescape(read(tmp_path / "_build" / "html" / "index.html"))
     assert "TWIN" in board

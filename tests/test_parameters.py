@@ -114,9 +114,7 @@ def test_a_notebook_declares_what_papermill_finds(name):
         # the command line cannot ask these modules: they load torch
         if key in ("settings", "data_source"):
             assert parameter.choices in (protocol.SETTINGS, tables.SOURCES)
-    texts = {
-        key: parameters.written(each.default) for key, each in one.parameters.items()
-    }
+    texts = {n: parameters.written(p.default) for n, p in one.parameters.items()}
     assert parameters.parse(one, texts) == parameters.effective(one, {})
     assert len(one.title) > 5
     assert len(one.summary) > 60
@@ -140,22 +138,20 @@ def test_a_line_declares_name_type_default_meaning_and_range(line):
     one, (words, good, bad) = read(line), LINES[line]
     assert line.startswith(f"{one.name}: {one.kind.__name__} = ")
     assert f"  # {one.help}; " in line
-    assert one.allowed == words
-    assert one.listed == ("each" in line)
+    assert (one.allowed, one.listed) == (words, "each" in line)
     for value in good:
         checked = one.check(value)
-        assert checked == value
-        assert type(checked) is one.kind
+        assert (checked, type(checked)) == (value, one.kind)
     for value in bad:
         _, told = outcome(one.check, value)
         assert told.startswith(f"{one.name}: ")
         assert any(w in told for w in ("is allowed", "are allowed", "once"))
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "[]", "{}", '{"cells": [3]}', *map(cell, NO_LINES.splitlines())],
-)
+NO_CELLS = ["", "[]", "{}", '{"cells": [3]}']
+
+
+@pytest.mark.parametrize("content", [*NO_CELLS, *map(cell, NO_LINES.splitlines())])
 def test_what_declares_nothing_is_refused(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "01_x.ipynb"

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from nestedae_utils.book import claims, records
+from nestedae_utils.book.records import record
 from nestedae_utils.chapters import design
 from nestedae_utils.errors import DataError
 from nestedae_utils.study import protocol
@@ -24,36 +25,13 @@ LATENTS = "latents_needed_gap"
 REPEAT = KNOWN[GAP].repeat
 
 
-def record(name, value, spread=None, replicas=1, source="paper"):
-    """Return a record as a chapter makes it."""
-    claim = None if source == "twin" else claims.by_quantity().get(name)
-    return {
-        "quantity": name,
-        "value": float(value),
-        "spread": spread,
-        "unit": KNOWN[name].unit,
-        "replicas": replicas,
-        "paper": claim and claim.paper,
-        "where": claim.where if claim else "",
-        "tolerance": claim and claim.tolerance,
-        "verdict": claims.verdict(claim, [value], source),
-        "cell": None,
-    }
-
-
 def results(*found, source="paper", chapter="05_bandgap_scale", same=True):
     """Return a chapter's results as they are written."""
     return {
-        "chapter": chapter,
-        "data_source": source,
-        "parameters": {"epochs": 1500},
-        "as_in_paper": same,
-        "seconds": 1.5,
-        "trainings": {},
-        "date": "2026-01-31",
-        "versions": {"python": "3.11.7"},
-        "checksums": {"table.csv": "0" * 64},
-        "records": list(found),
+        **{"chapter": chapter, "data_source": source, "as_in_paper": same},
+        **{"parameters": {"epochs": 1500}, "seconds": 1.5, "trainings": {}},
+        **{"date": "2026-01-31", "versions": {"python": "3.11.7"}},
+        **{"checksums": {"table.csv": "0" * 64}, "records": list(found)},
     }
 
 
@@ -65,11 +43,8 @@ def recorded(path):
 
     Whatever is put into a name stands somewhere else in the notebook.
     """
-    source = "\n".join(
-        cell.source
-        for cell in nbformat.read(path, as_version=4).cells
-        if cell.cell_type == "code"
-    )
+    cells = nbformat.read(path, as_version=4).cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     nodes = list(ast.walk(ast.parse(source)))
     words = {n.value for n in nodes if isinstance(n, ast.Constant)}
     words = {word for word in words if isinstance(word, str)}
@@ -82,10 +57,8 @@ def recorded(path):
             continue
         parts = getattr(node.args[0], "values", [node.args[0]])
         yield "".join(
-            re.escape(part.value)
-            if isinstance(part, ast.Constant)
-            else f"(?:{inserted})"
-            for part in parts
+            re.escape(p.value) if isinstance(p, ast.Constant) else f"(?:{inserted})"
+            for p in parts
         )
 
 
@@ -105,44 +78,42 @@ def test_the_reference_is_ours_alone_and_complete():
     assert list(kept) == [path.stem for path in NOTEBOOKS]
     names = []
     for chapter, content in kept.items():
-        assert content["chapter"] == chapter
+        assert (content["chapter"], content["as_in_paper"]) == (chapter, True)
         assert content["data_source"] != "twin"
-        assert content["as_in_paper"]
         assert {"date", "versions", "checksums"} <= content.keys()
-        for one in content["records"]:
-            assert tuple(one) == records.OURS
-            names.append(one["quantity"])
+        assert {tuple(one) for one in content["records"]} == {records.OURS}
+        names += [one["quantity"] for one in content["records"]]
     assert sorted(names) == sorted(KNOWN), "each is measured once"
 
 
+def test_a_record_has_ours_and_what_the_paper_states():
+    assert record(GAP, 0.15, 0.01, 5, cell=3) == {
+        **{"quantity": GAP, "value": 0.15, "spread": 0.01, "unit": "eV"},
+        **{"replicas": 5, "paper": 0.156, "where": "Table 1", "tolerance": 0.007},
+        **{"verdict": claims.REPRODUCED, "cell": 3},
+    }
+
+
 def test_a_table_is_written_to_be_read():
-    found = records.table(
-        [
-            record(GAP, 0.15432, 0.0068, 5),
-            record(ROWS, 494),
-            record(OURS, 343),
-            record(LATENTS, 13),
-            record(GAP, 0.15432, source="twin"),
-        ]
-    )
+    rows = [record(GAP, 0.15432, 0.0068, 5), record(ROWS, 494), record(OURS, 343)]
+    rows += [record(LATENTS, 13), record(GAP, 0.15432, source="twin")]
+    found = records.table(rows)
     assert found.pop("meaning")[0] == KNOWN[GAP].meaning
     good, bad, ours = claims.REPRODUCED, claims.NOT_REPRODUCED, "ours alone"
     assert found.to_numpy().tolist() == [
-        ["0.1543 ± 0.0068", "0.156 ± 0.007", good, "0.007", "eV", 5,
-         "Table 1", GAP],
+        ["0.1543 ± 0.0068", "0.156 ± 0.007", good, "0.007", "eV", 5, "Table 1", GAP],
         ["494", "499", bad, "0", "rows", 1, "Sec. 3.2", ROWS],
         ["343", "", ours, "", KNOWN[OURS].unit, 1, "", OURS],
         ["13", "≥ 12", good, "", "latents", 1, "Sec. 3.2", LATENTS],
         ["0.1543", "", "TWIN", "", "eV", 1, "", GAP],
-    ]  # fmt: skip
+    ]
     assert list(records.table([]).columns) == ["meaning", *found.columns]
 
 
 def test_differences_are_told_one_by_one():
     kept = results(record(GAP, 0.15), record(ROWS, 494), record(OURS, 343))
     near = results(record(GAP, 0.15 + 0.99 * REPEAT), *kept["records"][1:])
-    assert records.differences(near, kept) == []
-    assert records.differences(kept, near) == []
+    assert records.differences(near, kept) == records.differences(kept, near) == []
     far, more = record(GAP, 0.15 - 1.01 * REPEAT), record("device_rows", 2018)
     fresh = results(far, more, record(OURS, 343))
     assert records.differences(fresh, kept) == [

@@ -16,12 +16,14 @@ GAP = "gap_mae_train_as_made"
 @pytest.fixture
 def folders(tmp_path):
     """Return the folder of a run, two chapters in it, and the reference."""
-    ran, kept = tmp_path / "run", tmp_path / "reference"
     for name, source in (("03_a", "none"), ("05_b", "paper")):
-        one = record(GAP, 0.15, 0.01, 5)
-        content = results(one, source=source, chapter=name)
-        records.write_json(ran / f"{name}.json", content)
-    return ran, kept
+        write(tmp_path / "run", name, record(GAP, 0.15, 0.01, 5), source=source)
+    return tmp_path / "run", tmp_path / "reference"
+
+
+def write(folder, name, one, **given):
+    content = results(one, chapter=name, **given)
+    return records.write_json(folder / f"{name}.json", content)
 
 
 def listing(folder):
@@ -39,8 +41,7 @@ def test_refresh_keeps_our_own_numbers(folders):
         assert {**written, "records": None} == {**content, "records": None}
         assert records.differences(content, written) == []
     # again, with another value: the old one is gone
-    changed = results(record(GAP, 0.1625), chapter="05_b")
-    records.write_json(ran / "05_b.json", changed)
+    write(ran, "05_b", record(GAP, 0.1625))
     reference.refresh(ran, kept)
     (one,) = json.loads((kept / "05_b.json").read_text())["records"]
     assert one["value"] == 0.1625
@@ -58,11 +59,9 @@ def test_refresh_refuses_the_twin_and_other_settings(folders, changes, told):
     reference.refresh(ran, kept)
     before = listing(kept)
     for name, given in (("03_a", {}), ("05_b", changes)):
-        content = results(record(GAP, 9), chapter=name, **given)
-        records.write_json(ran / f"{name}.json", content)
-    with pytest.raises(DataError) as caught:
+        write(ran, name, record(GAP, 9), **given)
+    with pytest.raises(DataError, match=told):
         reference.refresh(ran, kept)
-    assert told in str(caught.value)
     # the first chapter, which is as it should be, is not written either
     assert listing(kept) == before
 
@@ -82,14 +81,11 @@ def test_refresh_of_what_is_no_run(folders, fault, tmp_path):
 
 def notebook(path, **data):
     """Write an executed notebook with one figure."""
-    mystnb = {"figure": {"name": "fig-07-map"}}
+    figure = {"mystnb": {"figure": {"name": "fig-07-map"}}}
     cells = [
         {"metadata": {}, "source": "Maps."},
         {"metadata": {}, "source": "1", "outputs": []},
-        {
-            "metadata": {"mystnb": mystnb},
-            "outputs": [{"text": "a"}, {"data": data}],
-        },
+        {"metadata": figure, "outputs": [{"text": "a"}, {"data": data}]},
     ]
     path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
     return path
@@ -106,13 +102,9 @@ def test_picture_is_the_svg_of_the_figure(tmp_path):
         reference.picture(path, "fig-07-map")
 
 
-def test_the_program_fails_with_one_line(tmp_path):
-    program = [sys.executable, "-m", "nestedae_utils.book.reference"]
-    for arguments, told in (
-        ([], "usage: "),
-        ([tmp_path / "nowhere"], "reference: "),
-    ):
-        done = subprocess.run([*program, *arguments], capture_output=True, text=True)
-        assert done.returncode == 1
-        assert done.stderr.startswith(told)
-        assert len(done.stderr.splitlines()) == 1
+@pytest.mark.parametrize(("words", "told"), [([], "usage: "), (["no"], "reference: ")])
+def test_the_program_fails_with_one_line(tmp_path, words, told):
+    program = [sys.executable, "-m", "nestedae_utils.book.reference", *words]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert done.stderr.startswith(told)

@@ -33,6 +33,11 @@ MARKS = {
 """The verdicts on claims, in the order in which they are told."""
 SIGNS = {"=": "", "<": "< ", "<=": "≤ ", ">": "> ", ">=": "≥ "}
 """The relations that a claim can state, as they are read."""
+WAYS = (
+    ("as_made", "as made", "made at"),
+    ("as_should", "as it should be", "should at"),
+)
+"""The fields of the quantities that test a claim; the columns of value and cell."""
 
 
 class Quantity(NamedTuple):
@@ -66,26 +71,25 @@ class Claim(NamedTuple):
         return SIGNS[self.relation] + plus_minus(self.paper, self.paper_spread)
 
 
-def _rows(name: str, *numbers: str) -> list[dict[str, Any]]:
+def _rows(name: str) -> list[dict[str, Any]]:
+    numbers = {"repeat", "paper", "paper_spread", "tolerance"}
     with (DATA / name).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
     for row in rows:
-        row |= {n: float(row[n]) if row[n] else None for n in numbers}
+        row |= {n: float(row[n]) if row[n] else None for n in numbers & row.keys()}
     return rows
 
 
 @functools.cache
 def quantities() -> dict[str, Quantity]:
     """Return ``data/quantities.csv`` by name."""
-    rows = _rows("quantities.csv", "repeat")
-    return {row["quantity"]: Quantity(**row) for row in rows}
+    return {row["quantity"]: Quantity(**row) for row in _rows("quantities.csv")}
 
 
 @functools.cache
 def claims() -> dict[str, Claim]:
     """Return ``data/claims.csv`` by name."""
-    rows = _rows("claims.csv", "paper", "paper_spread", "tolerance")
-    return {row["claim"]: Claim(**row) for row in rows}
+    return {row["claim"]: Claim(**row) for row in _rows("claims.csv")}
 
 
 @functools.cache
@@ -100,7 +104,7 @@ def holds(claim: Claim, value: float) -> bool:
     away, margin = value - (claim.paper or 0.0), 1e-12
     if claim.relation == "=":
         return abs(away) <= (claim.tolerance or 0.0) + margin
-    side = away if claim.relation[0] == ">" else -away
+    side = away if claim.relation.startswith(">") else -away
     return side >= -margin if "=" in claim.relation else side > margin
 
 
@@ -115,20 +119,17 @@ def verdict(
     The first is the value as made, or the only one; None was not measured.
     Nothing is compared on the twin, nor without the book's settings.
     """
-    if not values:
-        return NOT_TESTABLE
-    if source == "twin":
-        return TWIN
-    if claim is None:
-        return NO_PAPER_VALUE
-    if not protocol:
-        return OTHER_SETTINGS
-    held = [holds(claim, value) for value in values if value is not None]
-    if len(held) < len(values):
-        return NOT_RUN
-    if not held[0]:
-        return NOT_REPRODUCED
-    return REPRODUCED if held[-1] else ONLY_AS_MADE
+    held = [claim and value is not None and holds(claim, value) for value in values]
+    rules = {
+        NOT_TESTABLE: not values,
+        TWIN: source == "twin",
+        NO_PAPER_VALUE: claim is None,
+        OTHER_SETTINGS: not protocol,
+        NOT_RUN: None in values,
+        NOT_REPRODUCED: not all(held[:1]),
+        ONLY_AS_MADE: not all(held),
+    }
+    return next((word for word, applies in rules.items() if applies), REPRODUCED)
 
 
 def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -144,27 +145,20 @@ def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     }
     rows = []
     for claim in claims().values():
-        names = [name for name in (claim.as_made, claim.as_should) if name]
+        row = claim._asdict()
+        names = [row[field] for field, *_ in WAYS if row[field]]
         used = [measured[name] for name in names if name in measured]
-        twin = any(one["data_source"] == "twin" for one in used)
-        judged = verdict(
-            claim,
-            [measured.get(name, {}).get("value") for name in names],
-            source="twin" if twin else "paper",
-            protocol=all(one["as_in_paper"] for one in used),
-        )
+        values = [measured.get(name, {}).get("value") for name in names]
+        source = "twin" if "twin" in {one["data_source"] for one in used} else "paper"
+        protocol = all(one["as_in_paper"] for one in used)
+        row["verdict"] = verdict(claim, values, source, protocol)
         unit = quantities()[names[0]].unit if names else ""
         stated = f"{claim.stated} {'' if unit == '1' else unit}".strip()
-        row = {**claim._asdict(), "verdict": judged}
-        row["paper"] = "" if judged == TWIN else stated
-        for name, column, at in (
-            (claim.as_made, "as made", "made at"),
-            (claim.as_should, "as it should be", "should at"),
-        ):
-            one, row[column], row[at] = measured.get(name), "", None
-            if one:
-                row[column] = plus_minus(one["value"], one["spread"])
-                row[at] = (one["chapter"], one.get("cell"))
+        row["paper"] = "" if row["verdict"] == TWIN else stated
+        for field, column, at in WAYS:
+            one = measured.get(row[field])
+            row[column] = plus_minus(one["value"], one["spread"]) if one else ""
+            row[at] = (one["chapter"], one.get("cell")) if one else None
         rows.append(row)
     return pd.DataFrame(rows, dtype=object)
 

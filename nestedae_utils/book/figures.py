@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -20,18 +21,16 @@ from nestedae_utils.book import claims
 from nestedae_utils.data.perovskites import ETL, HTL
 
 STYLE = Path(__file__).with_name("style.mplstyle")
-_COLOURS = sns.color_palette("colorblind").as_hex()
-
+_HEX = sns.color_palette("colorblind").as_hex()
 COLOURS = {
-    "single": _COLOURS[1],
-    "nested": _COLOURS[0],
-    "train": _COLOURS[7],
-    "validation": _COLOURS[0],
+    "single": _HEX[1],
+    "nested": _HEX[0],
+    "train": _HEX[7],
+    "validation": _HEX[0],
 }
 """Colours of the models and of the two kinds of rows, throughout the book."""
-
-ETL_COLOURS = dict(zip(ETL, _COLOURS, strict=False))
-HTL_COLOURS = dict(zip(HTL, [_COLOURS[i] for i in (0, 1, 2, 4)], strict=True))
+ETL_COLOURS = dict(zip(ETL, _HEX, strict=False))
+HTL_COLOURS = dict(zip(HTL, [_HEX[i] for i in (0, 1, 2, 4)], strict=True))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -46,9 +45,8 @@ def use_style() -> None:
 def stamp(figure: Figure, source: str) -> Figure:
     """Write TWIN across a figure whose data were generated."""
     if source == "twin":
-        look: dict[str, Any] = {"fontsize": 48, "color": "0.35", "alpha": 0.3}
-        look |= {"ha": "center", "va": "center", "rotation": 25, "zorder": 10}
-        figure.text(0.5, 0.5, "TWIN", **look)
+        place = {"ha": "center", "va": "center", "rotation": 25, "zorder": 10}
+        figure.text(0.5, 0.5, "TWIN", place, fontsize=48, color="0.35", alpha=0.3)
     return figure
 
 
@@ -72,32 +70,26 @@ def claims_table(assessed: pd.DataFrame, kept: pd.DataFrame, folder: str = "") -
     are in ``folder``, which ends in a slash.
     """
     rows = []
-    for one, ours in zip(
-        assessed.to_dict("records"), kept.to_dict("records"), strict=True
-    ):
-        verdict, words = one["verdict"], escape(one["words"])
+    pairs = zip(assessed.to_dict("records"), kept.to_dict("records"), strict=True)
+    for one, ours in pairs:
+        verdict = one["verdict"]
         kind = f"verdict {verdict.lower().replace(' ', '-')}"
         mark = f"{claims.MARKS[verdict]}&nbsp;{verdict}"
         row = {
-            "claim": f"{words} <em>{escape(one['reason'])}</em>",
+            "claim": f"{escape(one['words'])} <em>{escape(one['reason'])}</em>",
             "verdict": f'<span class="{kind}">{mark}</span>',
             "paper": escape(one["paper"]),
         }
-        for column, at, name in (
-            ("as made", "made at", "as_made"),
-            ("as it should be", "should at", "as_should"),
-        ):
+        for field, column, at in claims.WAYS:
             row[column] = one[column]
             if one[at]:
                 chapter, cell = one[at]
-                page = f"{folder}{chapter}.html"
-                page += f"#cell-{cell}" if cell else ""
-                title = escape(claims.quantities()[one[name]].meaning)
-                link = f'<a href="{page}" title="{title}">{one[column]}</a>'
-                row[column] = link
+                page = f"{folder}{chapter}.html" + (f"#cell-{cell}" if cell else "")
+                title = escape(claims.quantities()[one[field]].meaning)
+                row[column] = f'<a href="{page}" title="{title}">{one[column]}</a>'
         row["place"] = one["where"]
         if verdict == claims.TWIN:
-            for column in ("as made", "as it should be"):
+            for _, column, _ in claims.WAYS:
                 row[f"reference, {column}"] = ours[column]
         rows.append(row)
     table = pd.DataFrame(rows).fillna("")
@@ -107,10 +99,7 @@ def claims_table(assessed: pd.DataFrame, kept: pd.DataFrame, folder: str = "") -
 
 
 def parity(
-    ax: Axes,
-    observed: np.ndarray,
-    predicted: Mapping[str, np.ndarray],
-    label: str,
+    ax: Axes, observed: np.ndarray, predicted: Mapping[str, np.ndarray], label: str
 ) -> Axes:
     """Draw predictions against observations, with the line of equality.
 
@@ -118,10 +107,8 @@ def parity(
     """
     for name, marker, size in (("train", "o", 2.0), ("validation", "x", 3.0)):
         if name in predicted:
-            look: dict[str, Any] = {"marker": marker, "markersize": size}
-            look |= {"color": COLOURS[name], "markeredgewidth": 0.6}
-            look |= {"linestyle": "", "alpha": 0.6, "label": name}
-            ax.plot(observed, predicted[name], **look)
+            look: dict[str, Any] = {"color": COLOURS[name], "alpha": 0.6, "label": name}
+            ax.plot(observed, predicted[name], marker, ms=size, mew=0.6, **look)
     ends = [float(np.min(observed)), float(np.max(observed))]
     ax.plot(ends, ends, color="0.2", linewidth=0.8)
     ax.set(xlabel=f"observed {label}", ylabel=f"predicted {label}")
@@ -137,11 +124,10 @@ def learning_curves(
     ``epochs`` (k,) are those that were measured; ``curves`` has values (R, k)
     by the words of the legend.
     """
-    lines = ("-", "--", ":", "-.")
-    for index, (name, values) in enumerate(curves.items()):
+    lines = itertools.cycle(("-", "--", ":", "-."))
+    for line, (name, values) in zip(lines, curves.items(), strict=False):
         colour = COLOURS["train" if name.startswith("train") else "validation"]
-        look = {"color": colour, "linewidth": 1, "label": name}
-        ax.plot(epochs, values.mean(0), lines[index % 4], **look)
+        ax.plot(epochs, values.mean(0), line, color=colour, linewidth=1, label=name)
         low, high = values.min(0), values.max(0)
         ax.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)
     ax.set(xlabel="epoch", ylabel=label)

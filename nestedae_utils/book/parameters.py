@@ -33,7 +33,7 @@ _KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 _WORDS = {"any text": str, "true or false": bool}
 _WORDS["auto, cpu, cuda, cuda:N or mps"] = str
 _NUMBER = r"(-?\d[\d.e+-]*)"
-_SPAN = re.compile(rf"(above )?{_NUMBER}(?(1), up to | to ){_NUMBER}")
+_SPAN = re.compile(rf"(each |(above )|){_NUMBER}(?(2), up to | to ){_NUMBER}")
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ class Parameter:
 
     def check(self, value: Any) -> Any:
         """Return a value, if it is allowed, in its declared type."""
-        low, high = self.span
-        kind = {int: Integral, float: Real}.get(self.kind, self.kind)
-        good = isinstance(value, kind)
+        number = {int: Integral, float: Real}.get(self.kind)
+        good = isinstance(value, number or self.kind)
         told = f"{self.told} is allowed.{nearest(value, self.choices)}"
-        if self.kind is str and not good:
+        if number:
+            low, high = self.span
+            good = good and not isinstance(value, bool) and low <= value <= high
+        elif self.kind is str and not good:
             told = "text is allowed."
         elif self.listed:
             good, told = self._list(value)
         elif self.choices:
             good = value in self.choices
-        elif self.kind in (int, float):
-            good = good and not isinstance(value, bool) and low <= value <= high
         if not good:
             raise ParameterError(f"{self.name}: {shown(value)} given, {told}")
         return self.kind(value)
@@ -80,10 +80,9 @@ class Parameter:
         except ValueError:
             told = "whole numbers separated by commas are allowed, for example"
             return False, f'{told} "2, 4, 8".'
-        each = replace(self, kind=int, listed=False)
         good = len(set(values)) == len(values)
         for value in values if good else ():
-            each.check(value)
+            replace(self, kind=int, listed=False).check(value)
         return good, "each number may stand only once."
 
     def parse(self, text: str) -> Any:
@@ -91,9 +90,8 @@ class Parameter:
         if len(text) > LONGEST or not text.isprintable():
             long = f"a text of {len(text)} characters"
             given = long if len(text) > LONGEST else repr(text)
-            raise ParameterError(
-                f"{self.name}: {given} given, {self.allowed} is allowed."
-            )
+            told = f"{given} given, {self.allowed} is allowed."
+            raise ParameterError(f"{self.name}: {told}")
         value: Any = text
         if self.kind is bool:
             value = {"true": True, "false": False}.get(text.lower(), text)
@@ -104,35 +102,29 @@ class Parameter:
         return self.check(value)
 
 
-def _range(name: str, kind: type, words: str) -> dict[str, Any]:
-    """Return the fields of a parameter that the words of its range state."""
+def _range(name: str, kind: type, words: str) -> tuple[Any, ...]:
+    """Return a parameter's fields from ``allowed`` on, as its range states them."""
     if kind is _WORDS.get(words):
-        return {"allowed": words, "told": words}
+        return words, words
     if kind is str and words.startswith("one of "):
         choices = tuple(words.removeprefix("one of ").split(", "))
-        told = f"one of {', '.join(map(repr, choices))}"
-        return {"allowed": words, "told": told, "choices": choices}
-    span = words.removeprefix("each ")
-    found = _SPAN.fullmatch(span)
-    suited = {str} if span != words else {int, float}
-    if not found or kind not in (suited & {float} if found[1] else suited):
+        return words, f"one of {', '.join(map(repr, choices))}", choices
+    span = _SPAN.fullmatch(words)
+    first, _, *ends = span.groups() if span else ("none", "", 0, 0)
+    low, high = map(float if kind is float else int, ends)
+    between = f"from {low:.12g} to {high:.12g}"
+    several = f"different whole numbers {between}, separated by commas"
+    above = f"a number above {low:.12g} up to {high:.12g}"
+    said = {
+        (int, ""): (f"a whole number {between}", f"a whole number {between}"),
+        (str, "each "): (several, f"a whole number {between}"),
+        (float, ""): (f"a number {between}", f"a finite number from {low} to {high}"),
+        (float, "above "): (above, f"a finite number of at most {high} above {low:g}"),
+    }
+    if (kind, first) not in said:
         raise ValueError(f"{name}: {words!r} is no range of its type")
-    number = float if kind is float else int
-    low, high = number(found[2]), number(found[3])
-    first, to = ("above", "up to") if found[1] else ("from", "to")
-    between = f"number {first} {low:.12g} {to} {high:.12g}"
-    allowed = told = f"a whole {between}"
-    if kind is str:
-        listed = between.replace("number", "numbers")
-        allowed = f"different whole {listed}, separated by commas"
-    if kind is float:
-        allowed = f"a {between}"
-        told = f"a finite number from {low} to {high}"
-    if found[1]:
-        told = f"a finite number of at most {high} above {low:g}"
-        low = math.nextafter(low, math.inf)
-    limits = {"span": (low, high), "listed": kind is str}
-    return {"allowed": allowed, "told": told, **limits}
+    lowest = math.nextafter(low, math.inf) if first == "above " else low
+    return *said[kind, first], (), (lowest, high), kind is str
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -147,10 +139,10 @@ def written(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Notebook:
-    """What a chapter's notebook says of itself.
+    """What a chapter's notebook says of itself, as plain text.
 
     ``summary`` is the first paragraph below its title, ``run_time`` that
-    which begins with "Run time", both as plain text.
+    which begins with "Run time".
     """
 
     name: str
@@ -181,20 +173,15 @@ def find(chapter: str, folder: Path = NOTEBOOKS) -> Notebook:
 def read(path: Path) -> Notebook:
     """Read what a notebook says of itself and of its parameters.
 
-    Raises
-    ------
-    DataError
-        If it is no notebook, or a line of its cell declares no parameter.
+    It is a `DataError` if it is no notebook, or a line of its cell declares
+    no parameter.
     """
     # papermill.inspect_notebook takes two seconds to load
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         sources = ["".join(cell["source"]) for cell in cells]
-        tagged = (
-            source
-            for source, cell in zip(sources, cells, strict=True)
-            if "parameters" in cell["metadata"].get("tags", [])
-        )
+        tags = [cell["metadata"].get("tags", []) for cell in cells]
+        tagged = (s for s, t in zip(sources, tags, strict=True) if "parameters" in t)
         parameters = _declared(next(tagged, ""))
     except (OSError, ValueError, KeyError, TypeError, SyntaxError) as error:
         named = f"{type(error).__name__}: {error}"
@@ -205,12 +192,10 @@ def read(path: Path) -> Notebook:
         ) from None
     texts = [_plain(text) for text in "".join(sources[:1]).split("\n\n")]
     titles = [text[2:] for text in texts if text.startswith("# ")]
-    times = [text for text in texts if text.startswith("Run time")]
-    others = [t for t in texts if t and t[2:] not in titles]
-    title, summary, run_time = (
-        next(iter(some), "") for some in (titles, others, times)
-    )
-    return Notebook(path.stem, path, title, summary, run_time, parameters=parameters)
+    others = [text for text in texts if text and not text.startswith("# ")]
+    times = [text for text in others if text.startswith("Run time")]
+    title, summary, run_time = (next(iter(t), "") for t in (titles, others, times))
+    return Notebook(path.stem, path, title, summary, run_time, parameters)
 
 
 def _plain(text: str) -> str:
@@ -232,13 +217,11 @@ def _declared(source: str) -> dict[str, Parameter]:
             kind = _KINDS[ast.unparse(statement.annotation)]
             default = ast.literal_eval(statement.value)
             code = ast.get_source_segment(line, statement) or ""
-            rest = line.removeprefix(code)
-            found = re.fullmatch(r" *# *(.+); (.+)", rest)
-            meaning, words = found.groups() if found else ("", "")
-            allowed = _range(name, kind, words)
-            one = Parameter(name, kind, default, meaning, **allowed)
-            one.check(default)
-            parameters[name] = one
+            comment = re.fullmatch(r" *# *(.+); (.+)", line.removeprefix(code))
+            meaning, words = comment.groups() if comment else ("", "")
+            fields = name, kind, default, meaning, *_range(name, kind, words)
+            parameters[name] = Parameter(*fields)
+            parameters[name].check(default)
     return parameters
 
 
@@ -248,14 +231,11 @@ def assignments(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         name, _, value = text.partition("=")
         if not (name and value):
-            raise ParameterError(
-                f"parameter: {shown(text)} given, name=value is allowed."
-            )
+            told = f"parameter: {shown(text)} given, name=value is allowed."
+            raise ParameterError(told)
         if name in given:
-            raise ParameterError(
-                f"{shown(name)[1:-1]}: given twice, each parameter "
-                "may be given only once."
-            )
+            told = "given twice, each parameter may be given only once."
+            raise ParameterError(f"{shown(name)[1:-1]}: {told}")
         given[name] = value
     return given
 
@@ -263,16 +243,15 @@ def assignments(texts: Iterable[str]) -> dict[str, str]:
 def declared(notebook: Notebook, name: str) -> Parameter:
     """Return a parameter of a notebook; suggest the nearest if it has none."""
     known = notebook.parameters
-    if name not in known:
-        # lr, bs: initials, which are not near by their letters
-        short = {re.sub(r"([^_])[^_]*_?", r"\1", n): n for n in known}
-        near = f" Did you mean {short[name]!r}?" if name in short else ""
-        raise ParameterError(
-            f"{shown(name)[1:-1]}: unknown parameter of chapter "
-            f"{notebook.name}, one of {', '.join(known)} is allowed."
-            + (nearest(name, known) or near)
-        )
-    return known[name]
+    if name in known:
+        return known[name]
+    # lr, bs: initials, which are not near by their letters
+    short = {re.sub(r"([^_])[^_]*_?", r"\1", n): n for n in known}
+    near = f" Did you mean {short[name]!r}?" if name in short else ""
+    raise ParameterError(
+        f"{shown(name)[1:-1]}: unknown parameter of chapter {notebook.name}, "
+        f"one of {', '.join(known)} is allowed.{nearest(name, known) or near}"
+    )
 
 
 def parse(notebook: Notebook, given: Mapping[str, str]) -> dict[str, Any]:
@@ -283,5 +262,19 @@ def parse(notebook: Notebook, given: Mapping[str, str]) -> dict[str, Any]:
 def effective(notebook: Notebook, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return all parameters of a run: those given, checked, or defaults."""
     checked = {n: declared(notebook, n).check(v) for n, v in given.items()}
-    known = notebook.parameters.items()
-    return {name: checked.get(name, one.default) for name, one in known}
+    return {n: one.default for n, one in notebook.parameters.items()} | checked
+
+
+def injected(notebook: Notebook, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what stands among a notebook's names as a parameter, known or not."""
+    # what papermill can put into a notebook; IPython's own In is a list too
+    kinds = (int, float, str, bool, list, type(None))
+    # where the cell runs again, names of later cells are there
+    again = "chapter" in namespace
+    return {
+        name: value
+        for name, value in namespace.items()
+        if name in notebook.parameters
+        or not (again or name.startswith("_") or name == "In")
+        and isinstance(value, kinds)
+    }

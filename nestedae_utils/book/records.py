@@ -11,23 +11,53 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nestedae_utils.book import claims
-from nestedae_utils.book.claims import plus_minus, quantities
+from nestedae_utils.book.claims import by_quantity, plus_minus, quantities, verdict
 from nestedae_utils.data.files import DATA
-from nestedae_utils.errors import DataError, replacing
+from nestedae_utils.errors import DataError, ParameterError, replacing
 
 REFERENCE = DATA / "reference"
-
 OURS = ("quantity", "value", "spread", "unit", "replicas")
 """What of a record is measured here, and kept as reference."""
 _KEYS = "chapter data_source parameters as_in_paper seconds date".split()
 _SHOWN = "meaning here paper verdict tolerance unit n where quantity".split()
+
+
+def record(
+    quantity: str,
+    value: float,
+    spread: float | None = None,
+    replicas: int = 1,
+    source: str = "paper",
+    as_in_paper: bool = True,
+    cell: int | None = None,
+) -> dict[str, Any]:
+    """Return a record; its value must be finite, its quantity known."""
+    if not math.isfinite(value):  # a training diverged
+        told = f"value of {quantity}: {value} given, a finite number is allowed."
+        raise ParameterError(told)
+    claim = None if source == "twin" else by_quantity().get(quantity)
+    return {
+        "quantity": quantity,
+        "value": float(value),
+        "spread": None
+        if spread is None or not math.isfinite(spread)
+        else float(spread),
+        "unit": quantities()[quantity].unit,
+        "replicas": int(replicas),
+        "paper": claim and claim.paper,
+        "where": claim.where if claim else "",
+        "tolerance": claim and claim.tolerance,
+        "verdict": verdict(claim, [float(value)], source, as_in_paper),
+        "cell": cell,
+    }
 
 
 def table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -35,14 +65,34 @@ def table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     rows = []
     for one in records:
         name, limit = one["quantity"], one["tolerance"]
-        row = {**one, "n": one["replicas"]}
-        row["meaning"] = quantities()[name].meaning
+        row = {**one, "n": one["replicas"], "meaning": quantities()[name].meaning}
         row["here"] = plus_minus(one["value"], one["spread"])
-        stated = one["paper"] is not None and claims.by_quantity()[name].stated
-        row["paper"] = stated or ""
+        row["paper"] = "" if one["paper"] is None else by_quantity()[name].stated
         row["tolerance"] = "" if limit is None else f"{limit:g}"
         rows.append(row)
     return pd.DataFrame(rows, columns=_SHOWN)
+
+
+def told(content: Mapping[str, Any], always_compared: bool = False) -> str:
+    """Say of results in a line what they come from: data, settings, training."""
+    same = "the book’s" if content["as_in_paper"] else "others than the book’s"
+    ran = [
+        f"Data: {content['data_source']}",
+        *([] if always_compared else [f"settings: {same}"]),
+        *(content["date"], f"{content['seconds']} s"),
+        *(f"{name} {number}" for name, number in content["versions"].items()),
+    ]
+    tally = Counter(content["trainings"])
+    trained = " and ".join(
+        f"{count} replicas, {tally[f'{path} steps'] / 1e6:.2g} million "
+        f"replica-steps, on the {words} path"
+        for path, words in (("dense", "fast"), ("reference", "reference"))
+        if (count := tally[f"{path} replicas"])
+    )
+    said = [f"Trained {trained}"] if trained else []
+    if cached := tally["found replicas"]:
+        said.append(f"{cached} found in the cache")
+    return ". ".join([", ".join(ran), *filter(None, ["; ".join(said)])]) + "."
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
@@ -57,21 +107,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
 def read_results(path: Path) -> dict[str, Any]:
     """Read a chapter's results.
 
-    Raises
-    ------
-    DataError
-        If the file is cut short, lacks a key, or has a record whose
-        quantity is unknown or whose value is not finite.
+    It is a `DataError` if the file is cut short, lacks a key, or has a
+    record whose quantity is unknown or whose value is not finite.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        for key in _KEYS:
-            content[key]
+        itemgetter(*_KEYS)(content)
         for one in content["records"]:
-            _, value, *_ = (one[key] for key in OURS)
+            name, value, *_ = itemgetter(*OURS)(one)
             if not math.isfinite(value):
-                raise ValueError(f"{one['quantity']} is not finite")
-            quantities()[one["quantity"]]
+                raise ValueError(f"{name} is not finite")
+            quantities()[name]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: not a chapter's results ({type(error).__name__}: "
@@ -82,8 +128,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def results_of(folder: Path) -> dict[str, dict[str, Any]]:
     """Return all chapters' results in a folder, by chapter, in order."""
-    paths = sorted(folder.glob("*.json"))
-    return {path.stem: read_results(path) for path in paths}
+    return {path.stem: read_results(path) for path in sorted(folder.glob("*.json"))}
 
 
 def differences(results: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
@@ -91,19 +136,17 @@ def differences(results: Mapping[str, Any], reference: Mapping[str, Any]) -> lis
 
     A quantity that is missing in either has a line too.
     """
-    now, kept = (
+    now, then = (
         {one["quantity"]: one["value"] for one in content["records"]}
         for content in (results, reference)
     )
     lines = [
         f"{name}: only in {'the run' if name in now else 'the reference'}"
-        for name in sorted(now.keys() ^ kept.keys())
+        for name in sorted(now.keys() ^ then.keys())
     ]
-    for name in sorted(now.keys() & kept.keys()):
+    for name in sorted(now.keys() & then.keys()):
         allowed = quantities()[name].repeat
-        if abs(now[name] - kept[name]) > allowed + 1e-12:
-            lines.append(
-                f"{name}: {now[name]:.6g} now, {kept[name]:.6g} in the "
-                f"reference, {allowed:g} allowed"
-            )
+        if abs(now[name] - then[name]) > allowed + 1e-12:
+            both = f"{now[name]:.6g} now, {then[name]:.6g} in the reference"
+            lines.append(f"{name}: {both}, {allowed:g} allowed")
     return lines

@@ -28,53 +28,43 @@ def refresh(results: Path, reference: Path) -> list[Path]:
     """Keep every chapter's results, or, with a DataError, none of them."""
     chapters = records.results_of(results)
     if not chapters:
-        raise DataError(
-            f"{results}: no results there; run the chapters first, with "
-            "`make reference`."
-        )
+        hint = "run the chapters first, with `make reference`."
+        raise DataError(f"{results}: no results there; {hint}")
     for name, content in chapters.items():
-        if content["data_source"] == "twin" or not content["as_in_paper"]:
+        source, ours = content["data_source"], content["records"]
+        if source == "twin" or not content["as_in_paper"]:
             raise DataError(
-                f"{name}: run on {content['data_source']!r} data with "
-                f"{content['parameters']}; the reference takes the paper's "
-                "data and settings only."
+                f"{name}: run on {source!r} data with {content['parameters']}; "
+                "the reference takes the paper's data and settings only."
             )
-        content["records"] = [
-            {key: one[key] for key in records.OURS} for one in content["records"]
-        ]
-    return [
-        records.write_json(reference / f"{name}.json", content)
-        for name, content in chapters.items()
-    ]
+        content["records"] = [{key: one[key] for key in records.OURS} for one in ours]
+    write = records.write_json
+    return [write(reference / f"{name}.json", one) for name, one in chapters.items()]
 
 
 def picture(notebook: Path, name: str) -> str:
     """Return the SVG of a figure of an executed notebook."""
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         figure = cell["metadata"].get("mystnb", {}).get("figure", {})
-        outputs = cell["outputs"] if figure.get("name") == name else []
-        for data in (output.get("data", {}) for output in outputs):
-            if "image/svg+xml" in data:
-                return "".join(data["image/svg+xml"])
-    raise DataError(
-        f"{notebook}: no figure {name!r} with an SVG; execute the notebook."
-    )
+        for output in cell["outputs"] if figure.get("name") == name else ():
+            if svg := output.get("data", {}).get("image/svg+xml"):
+                return "".join(svg)
+    fault = f"no figure {name!r} with an SVG; execute the notebook."
+    raise DataError(f"{notebook}: {fault}")
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m nestedae_utils.book.reference DIR")
+    folder, images = Path(sys.argv[1]), DATA.with_name("images")
     try:
-        folder = Path(sys.argv[1])
         written = refresh(folder, records.REFERENCE)
         drawn = {
-            DATA.with_name("images") / f"{name}.svg": picture(
-                folder / f"{notebook}.ipynb", figure
-            )
+            images / f"{name}.svg": picture(folder / f"{notebook}.ipynb", figure)
             for name, (notebook, figure) in PICTURES.items()
         }
+        images.mkdir(exist_ok=True)
         for path, svg in drawn.items():
-            path.parent.mkdir(exist_ok=True)
             path.write_text(svg, encoding="utf-8")
         print(*written, *drawn, sep="\n")
     except (DataError, OSError) as error:

@@ -67,9 +67,10 @@ def complete(
                 likely = (decoded[name] * target).sum(-1).clamp(min=1e-12)
                 yield [-likely.log(), 1 - likely]
 
-    z = search.lowest(
-        lambda decoded: sum(loss for loss, _ in parts(decoded)), rows, targets
-    )
+    def misfits(decoded: Mapping[str, Tensor]) -> Tensor:
+        return sum((loss for loss, _ in parts(decoded)), torch.zeros(()))
+
+    z = search.lowest(misfits, rows, targets)
     with torch.no_grad():
         decoded = decode(search.chain, z, targets)
         misfit = torch.stack([misfit for _, misfit in parts(decoded)]).amax(0)
@@ -94,9 +95,9 @@ def _units(search: Search, names: Collection[str]) -> dict[str, Tensor]:
     return units
 
 
-def pairs(table: Mapping[str, NDArray]) -> NDArray[np.int_]:
+def pairs(table: Table) -> NDArray[np.int_]:
     """Return the number of the most probable pair of contact layers."""
-    etl, htl = (table[name].argmax(-1) for name in ("etl", "htl"))
+    etl, htl = (np.asarray(table[name]).argmax(-1) for name in ("etl", "htl"))
     return len(HTL) * etl + htl
 
 
@@ -151,20 +152,18 @@ class Compositions:
     @classmethod
     def of(cls, devices: Table, replicas: Replicas) -> Compositions:
         """Gather them; the folds are by composition."""
-        numbers = same(devices["fractions"])
+        numbers = same(np.asarray(devices["fractions"]))
         share = pd.crosstab(numbers, pairs(devices), normalize="index")
         pce = pd.Series(devices["pce"][:, 0]).groupby(numbers)
+        size, median, best = pce.agg(["size", "median", "max"]).to_numpy().T
         splits = tuple(
-            tuple(np.unique(numbers[part]) for part in split)
-            for split in replicas.splits
+            (np.unique(numbers[seen]), np.unique(numbers[held]))
+            for seen, held in replicas.splits
         )
-        return cls(
-            numbers,
-            np.unique(numbers, return_index=True)[1],
-            share.reindex(columns=range(PAIRS), fill_value=0.0).to_numpy(),
-            *pce.agg(["size", "median", "max"]).to_numpy().T,
-            Replicas(splits, replicas.labels),
-        )
+        rows = np.unique(numbers, return_index=True)[1]
+        share = share.reindex(columns=range(PAIRS), fill_value=0.0).to_numpy()
+        by_row = Replicas(splits, replicas.labels)
+        return cls(numbers, rows, share, size, median, best, by_row)
 
     @property
     def _held(self) -> NDArray[np.int_]:

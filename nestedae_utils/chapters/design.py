@@ -149,15 +149,16 @@ def table_inputs(table: Table) -> pd.DataFrame:
     With what was measured: ``size``, ``median`` and ``max`` of the PCE (%),
     and ``row``, a row of the table.
     """
-    number = same(table["fractions"], table["etl"], table["htl"])
-    pce = pd.Series(table["pce"][:, 0]).groupby(number)
+    names = ("fractions", "etl", "htl", "pce")
+    fractions, etl, htl, pce = (np.asarray(table[name]) for name in names)
+    number = same(fractions, etl, htl)
     _, row = np.unique(number, return_index=True)
-    materials = pd.DataFrame(table["fractions"][row], columns=list(IONS))
+    materials = pd.DataFrame(fractions[row], columns=list(IONS))
     return materials.assign(
-        etl=table["etl"][row].argmax(1),
-        htl=table["htl"][row].argmax(1),
+        etl=etl[row].argmax(1),
+        htl=htl[row].argmax(1),
         row=row,
-        **pce.agg(["size", "median", "max"]),
+        **pd.Series(pce[:, 0]).groupby(number).agg(["size", "median", "max"]),
     )
 
 

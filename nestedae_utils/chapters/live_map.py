@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 import pandas as pd
 from plotly import graph_objects, io
@@ -53,7 +54,7 @@ def latent_map(
         Where the data are the twin's, the map says so.
     """
     x, y, *told = points.columns
-    buttons = []
+    buttons: list[dict[str, Any]] = []
     for label, (name, palette) in colours.items():
         if palette is None:
             look = {

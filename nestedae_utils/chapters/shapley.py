@@ -216,7 +216,7 @@ def attributed(
     random = np.random.default_rng(0)
     for fold in replicas.levels("fold"):
         own = replicas.where(fold=fold)
-        members = chain.take(own)
+        members = chain.take(own.tolist())
         seen, held = replicas.splits[own[0]]
 
         def predict(
