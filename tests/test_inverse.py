@@ -307,6 +307,22 @@ def test_fractions_in_twentieths_fill_every_site():
     assert (steps / 20 - fractions).abs().to_numpy().max() < 0.15
 
 
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_nothing_beats_what_stands_on_the_front(points):
+    aims = pd.DataFrame(points, columns=["pce", "Pb"], dtype=float)
+    materials = pd.DataFrame(0, index=aims.index, columns=design.MATERIAL)
+    materials = materials.drop(columns="Pb").assign(etl=aims.index).join(aims)
+    best = {
+        n
+        for n, (a, b) in enumerate(points)
+        if not any(c >= a and d <= b and (c, d) != (a, b) for c, d in points)
+    }
+    front = design.front(materials, "Pb", -1)
+    assert set(front.index) == best
+    assert front["Pb"].is_monotonic_increasing
+
+
 number = st.floats(-1, 1, allow_subnormal=False)
 vectors = st.tuples(number, number, number).map(np.array)
 

@@ -1,4 +1,4 @@
-"""Numbers about results: comparisons, intervals, the fewest, the best."""
+"""Numbers about results: comparisons, intervals, the fewest."""
 
 import math
 import warnings
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestedae_utils.study.statistics import fewest, interval, paired, pareto
+from nestedae_utils.study.statistics import fewest, interval, paired
 
 
 def test_paired_by_hand():
@@ -88,20 +88,3 @@ def test_fewest():
     assert fewest((2, 4, 8, 6), errors) == 6
     assert fewest((2, 4, 8, 6), errors - [[0], [0.1], [0], [0]]) == 4
     assert fewest((5,), errors[:1]) == 5
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 4), st.integers(0, 4)),
-        min_size=1,
-        max_size=12,
-    )
-)
-@settings(max_examples=60, deadline=None)
-def test_pareto(points):
-    values = np.array(points, dtype=float)
-    made = pareto(values)
-    for place, (a, b) in enumerate(points):
-        beaten = any(c >= a and d >= b and (c, d) != (a, b) for c, d in points)
-        assert made[place] == (not beaten)
-    assert made.any()
