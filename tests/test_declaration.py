@@ -9,12 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nestedae_utils.errors import DataError
-from nestedae_utils.own.declaration import (
-    Raw,
-    from_plain,
-    parse,
-    read_declaration,
-)
+from nestedae_utils.own.declaration import Raw, from_plain, parse, read_declaration
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "solvent_binding.yml"
 GOOD = """\
@@ -69,12 +64,7 @@ FAULTS = {
     "a lone rename": ("[density]", "{columns: [d], rename: {a: b}}", 15, "is"),
     "rename of no column": ("mass: weight", "mas: w", 14, "mean 'mass'?"),
     "name twice": ("name: binding", "name: gap", 11, "two scales are named"),
-    "key twice": (
-        "latent: 2",
-        "latent: 2\n    latent: 3",
-        9,
-        "latent: stands twice",
-    ),
+    "key twice": ("latent: 2", "latent: 2\n    latent: 3", 9, "latent: stands twice"),
     "column twice": ("mass]", "radius]", 6, "'radius' stands twice"),
     "target as input": ("gap: Gap", "gap: mass", 10, "'mass' stands twice"),
     "target below": ("column: E", "column: weight", 18, "a scale below"),

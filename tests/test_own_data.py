@@ -401,10 +401,7 @@ MODELS = {
     "unknown key": (lambda e: e["declaration"].update(run="ls"), "unknown ke"),
     "a way out": (lambda e: e["declaration"].update(name="../x"), "a name is"),
     "no kinds": (lambda e: e["kinds"].clear(), "saved with"),
-    "other kinds": (
-        lambda e: e["kinds"].update({"binding.polar": 7}),
-        "not a",
-    ),
+    "other kinds": (lambda e: e["kinds"].update({"binding.polar": 7}), "not a"),
     "fewer kinds": (lambda e: e["kinds"]["binding.solvent"].pop(), "saved"),
     "no report": (lambda extra: extra.pop("report"), "'report'"),
 }
