@@ -33,9 +33,6 @@ def table(rows=16):
     }
 
 
-# --- folds -------------------------------------------------------------------
-
-
 def test_row_folds_are_those_of_the_paper():
     held = [held.tolist() for _, held in protocol.row_folds(10, 3)]
     # scikit-learn's KFold(3, shuffle=True, random_state=0) of ten rows
@@ -100,9 +97,6 @@ def test_same():
     assert len(set(protocol.same(blocks, np.eye(3)))) == 3
 
 
-# --- declarations ------------------------------------------------------------
-
-
 def layers(*widths):
     """Count the weights and biases of a chain of layers."""
     return sum((n + 1) * m for n, m in itertools.pairwise(widths))
@@ -124,6 +118,8 @@ def test_perovskite_scales(composition, width, latent):
     assert (target.output, target.loss) == ("relu", "mae")
     assert target.gain == (10 if composition else 1)
     assert {(*h.hidden, h.output) for h in rest} == {("linear",)}
+    losses = {"mae"} | ({"cross_entropy"} if composition else set())
+    assert {h.loss for h in rest} | {"mae"} == losses
     count = layers(width, latent) + layers(latent, 100, 1)
     count += sum(layers(latent, head.width) for head in rest)
     assert parameter_count(scale) == count
@@ -149,9 +145,6 @@ def test_synthetic_scales(kind):
         assert scale.l1 == (0.001 if published else 0.01)
         assert scale.l1_on == ("all" if published else "encoder")
         assert scale.initialisation.endswith("form" if published else "mal")
-
-
-# --- trainings ---------------------------------------------------------------
 
 
 def test_devices_stand_on_the_first_model_below():

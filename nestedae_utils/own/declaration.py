@@ -164,12 +164,11 @@ class ScaleDeclaration(_Part):
         if not self.predict and not self.reconstruction:
             yield ("nothing comes out; predict or reconstruct something.",)
         for key, block in self.inputs.items():
+            at = "inputs", key
             if bool(block.columns) == bool(block.latents_of):
-                words = "either columns or latents_of, a scale, is allowed."
-                yield words, "inputs", key
+                yield "either columns or latents_of, a scale, is allowed.", *at
             if block.rename and not block.latents_of:
-                words = "is allowed beside latents_of only."
-                yield words, "inputs", key, "rename"
+                yield "is allowed beside latents_of only.", *at, "rename"
         for key, target in self.predict.items():
             for what in ("loss", "output"):
                 if target.kind == "category" and what in target.model_fields_set:
