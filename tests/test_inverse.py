@@ -40,12 +40,12 @@ def linear(seed):
         return turned * random.uniform(0.5, 2, (2, 1, size))
 
     def fitted(scale, weights, **widths):
-        parameters, scalers = {}, {}
-        for name, values in weights.items():
-            parameters[f"{name}.weight"] = values.astype(np.float32)
-            parameters[f"{name}.bias"] = np.zeros_like(values[:, :1])
-        for name, width in widths.items():
-            scalers[name] = Scaler(*random.uniform(0.5, 2, (2, 1, 1, width)))
+        parameters = {f"{k}.weight": v.astype(np.float32) for k, v in weights.items()}
+        parameters |= {f"{k}.bias": 0 * v[:, :1] for k, v in weights.items()}
+        scalers = {
+            name: Scaler(*random.uniform(0.5, 2, (2, 1, 1, width)))
+            for name, width in widths.items()
+        }
         return Fitted(scale, two((np.arange(40), [])), parameters, scalers)
 
     fine, coarse, sums = matrix(2), matrix(3), random.normal(size=(3, 1))
@@ -110,8 +110,8 @@ def test_distance_is_that_of_the_nearest_others(trained, monkeypatch):
 
 def test_points_close_to_each_other_and_far_from_zero():
     chain, table = linear(0)
-    low = NestedAutoencoder([LOW]).attach(chain.fitted["low"])
     table = {"x": 1000 + 0.05 * table["x"]}
+    low = NestedAutoencoder([LOW]).attach(chain.fitted["low"])
     around = inverse.Neighbourhood.of(low, table)
     for z, typical in zip(low.encode(table), around.typical, strict=True):
         near = np.sort(cdist(z, z))[:, 1:6].mean(1)
@@ -223,9 +223,10 @@ def test_a_penalty_begins_at_its_reach_and_brings_points_to_the_data():
     chain, table = linear(1)
     search = searched(chain, table, starts=8)
     known = {"z": chain.encode({"x": table["x"][:5] + 1}, "low")}
-    free = complete(search, known, 9.0)
-    far = complete(replace(search, density=1.0, reach=1e6), known, 9.0)
-    near = complete(replace(search, density=1.0), known, 9.0)
+    free, far, near = (
+        complete(replace(search, **how), known, 9.0)
+        for how in ({}, {"density": 1.0, "reach": 1e6}, {"density": 1.0})
+    )
     np.testing.assert_allclose(far.latents, free.latents, atol=1e-5)
     assert near.distance.mean() < free.distance.mean()
     assert near.misfit.mean() >= free.misfit.mean()
@@ -305,6 +306,18 @@ def test_fractions_in_twentieths_fill_every_site():
     np.testing.assert_allclose(steps, steps.round(), atol=1e-9)
     np.testing.assert_allclose([steps[s].sum(axis=1) for s in sites], 20)
     assert (steps / 20 - fractions).abs().to_numpy().max() < 0.15
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_nothing_beats_what_stands_on_the_front(points):
+    aims = pd.DataFrame(points, columns=["pce", "gap"], dtype=float)
+    materials = aims.reindex(columns=[*aims, *design.MATERIAL]).assign(htl=aims.index)
+    front = design.front(materials, "gap", -1)
+    assert front["gap"].is_monotonic_increasing
+    for n, (a, b) in enumerate(points):
+        beaten = any(c >= a and d <= b and (c, d) != (a, b) for c, d in points)
+        assert (n in front.index) == (not beaten)
 
 
 number = st.floats(-1, 1, allow_subnormal=False)

@@ -1,5 +1,7 @@
 """The paper's scales, folds and trainings, on tables that take no time."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,30 +20,17 @@ def _store(monkeypatch, tmp_path):
     monkeypatch.setenv("NESTEDAE_CACHE", str(tmp_path / "cache"))
 
 
-def gaps(rows=14):
-    """Return a table as AE1's."""
-    random = np.random.default_rng(4)
-    return {
-        "ions": random.normal(size=(rows, 15)),
-        "fractions": random.dirichlet(np.ones(14), rows),
-        "gap": random.uniform(0.5, 3, (rows, 1)),
-    }
-
-
-def devices(rows=16):
-    """Return a table as AE2's; rows 2k and 2k + 1 have one composition."""
+def table(rows=16):
+    """Return both tables in one; rows 2k and 2k + 1 have one composition."""
     random = np.random.default_rng(5)
-    fractions = np.repeat(random.dirichlet(np.ones(14), rows // 2), 2, axis=0)
     return {
         "ions": random.normal(size=(rows, 15)),
-        "fractions": fractions,
+        "fractions": np.repeat(random.dirichlet(np.ones(14), rows // 2), 2, axis=0),
+        "gap": random.uniform(0.5, 3, (rows, 1)),
         "etl": np.eye(7)[random.integers(0, 7, rows)],
         "htl": np.eye(4)[random.integers(0, 4, rows)],
         "pce": random.uniform(2, 20, (rows, 1)),
     }
-
-
-# --- folds -------------------------------------------------------------------
 
 
 def test_row_folds_are_those_of_the_paper():
@@ -50,11 +39,7 @@ def test_row_folds_are_those_of_the_paper():
     assert held == [[2, 4, 8, 9], [1, 6, 7], [0, 3, 5]]
 
 
-@given(
-    st.integers(2, 5),
-    st.sampled_from(protocol.FOLDS_BY),
-    st.integers(0, 99),
-)
+@given(st.integers(2, 5), st.sampled_from(protocol.FOLDS_BY), st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
 def test_folds_divide_the_rows_and_keep_groups(folds, by, seed):
     random = np.random.default_rng(seed)
@@ -77,7 +62,7 @@ def test_folds_divide_the_rows_and_keep_groups(folds, by, seed):
 @pytest.mark.parametrize("by", protocol.FOLDS_BY)
 def test_more_folds_than_groups(by):
     with pytest.raises(ParameterError, match="folds: 40 given for .* at most"):
-        protocol.folds_by(by, devices(), 40)
+        protocol.folds_by(by, table(), 40)
 
 
 @given(st.integers(2, 4), st.integers(2, 3), st.booleans())
@@ -112,52 +97,40 @@ def test_same():
     assert len(set(protocol.same(blocks, np.eye(3)))) == 3
 
 
-# --- declarations ------------------------------------------------------------
-
-
 def layers(*widths):
     """Count the weights and biases of a chain of layers."""
-    pairs = zip(widths[:-1], widths[1:], strict=True)
-    return sum((rows + 1) * columns for rows, columns in pairs)
-
-
-def test_band_gap_scale():
-    """AE1: 15 properties, tanh latent 12; the gap from 100 units."""
-    scale = protocol.band_gap_scale()
-    gap, ions = scale.heads
-    assert (scale.width, scale.hidden, scale.latent) == (15, (), 12)
-    assert (scale.l1, scale.l1_on) == (0.01, "encoder")
-    assert (gap.hidden, gap.activation, gap.output) == ((100,), "relu", "relu")
-    assert (gap.dropout, gap.gain, gap.loss) == (0.1, 1, "mae")
-    assert (ions.hidden, ions.output, ions.loss) == ((), "linear", "mae")
-    assert parameter_count(scale) == 192 + 1300 + 101 + 195
+    return sum((n + 1) * m for n, m in itertools.pairwise(widths))
 
 
 @pytest.mark.parametrize(
     ("composition", "width", "latent"),
-    [("latents", 23, 18), ("nothing", 11, 8), ("ions", 26, 18)],
+    [("", 15, 12), ("latents", 23, 18), ("nothing", 11, 8), ("ions", 26, 18)],
 )
-def test_device_scale(composition, width, latent):
-    scale = protocol.device_scale(latent, composition=composition)
+def test_perovskite_scales(composition, width, latent):
+    """AE1 where no composition is named: 15 properties, latent 12."""
+    below = protocol.band_gap_scale()
+    scale = protocol.device_scale(latent, composition=composition or "ions")
+    scale = scale if composition else below
     assert (scale.width, scale.hidden, scale.latent) == (width, (), latent)
-    pce, *rest = scale.heads
-    assert (pce.hidden, pce.dropout, pce.gain) == ((100,), 0.1, 10)
-    assert (pce.activation, pce.output, pce.loss) == ("relu", "relu", "mae")
+    assert (scale.l1, scale.l1_on) == (0.01, "encoder")
+    target, *rest = scale.heads
+    assert (target.hidden, target.activation, target.dropout) == ((100,), "relu", 0.1)
+    assert (target.output, target.loss) == ("relu", "mae")
+    assert target.gain == (10 if composition else 1)
+    assert {(*h.hidden, h.output) for h in rest} == {("linear",)}
+    losses = {"mae"} | ({"cross_entropy"} if composition else set())
+    assert {h.loss for h in rest} | {"mae"} == losses
     count = layers(width, latent) + layers(latent, 100, 1)
     count += sum(layers(latent, head.width) for head in rest)
     assert parameter_count(scale) == count
-    chain = [protocol.band_gap_scale(), scale]
-    assert NestedAutoencoder(chain if composition == "latents" else [scale])
+    assert NestedAutoencoder([below, scale] if composition == "latents" else [scale])
 
 
 @pytest.mark.parametrize("kind", protocol.SETTINGS)
 def test_synthetic_scales(kind):
     """The text and the published inputs differ."""
     published = kind == "inputs"
-    every = [
-        *protocol.synthetic_single(kind),
-        *protocol.synthetic_nested(kind),
-    ]
+    every = [*protocol.synthetic_single(kind), *protocol.synthetic_nested(kind)]
     widths = [(s.width, *s.hidden, s.latent) for s in every]
     last = (11, 11, 8, 6, 5) if published else (11, 9, 7, 6, 5)
     assert widths == [(13, 13, 8, 6, 5), (4, 4, 3, 2), last]
@@ -174,49 +147,41 @@ def test_synthetic_scales(kind):
         assert scale.initialisation.endswith("form" if published else "mal")
 
 
-# --- trainings ---------------------------------------------------------------
-
-
 def test_devices_stand_on_the_first_model_below():
-    lower = protocol.fit_perovskites(
-        protocol.band_gap_scale(4), gaps(), folds=2, seeds=2, **SETTINGS
-    )
+    few = {"folds": 2, "seeds": 2, **SETTINGS}
+    lower = protocol.fit_perovskites(protocol.band_gap_scale(4), table(), **few)
     scale = protocol.device_scale(3, lower_latent=4)
-    chain = protocol.fit_perovskites(
-        scale, devices(), lower, folds=2, seeds=2, by="composition", **SETTINGS
-    )
-    below = chain.fitted["band_gap"]
+    chain = protocol.fit_perovskites(scale, table(), lower, by="composition", **few)
+    below, device = chain.fitted.values()
     assert below.replicas.labels["fold"].tolist() == [0]
     first = lower.fitted["band_gap"].parameters["encoder.0.weight"][:1]
     assert (below.parameters["encoder.0.weight"] == first).all()
-    assert chain.predict(devices())["pce"].shape == (4, 16, 1)
-    replicas = chain.fitted["device"].replicas
-    assert replicas.labels["fold"].tolist() == [0, 0, 1, 1]
-    assert all(
-        (rows // 2 * 2 == rows).sum() * 2 == len(rows) for _, rows in replicas.splits
-    ), "pairs stay together"
+    assert chain.predict(table())["pce"].shape == (4, 16, 1)
+    assert device.replicas.labels["fold"].tolist() == [0, 0, 1, 1]
+    for _, rows in device.replicas.splits:
+        assert set(rows) == {row ^ 1 for row in rows}, "pairs stay together"
 
 
 def test_sizes_are_a_label():
     chain = protocol.fit_perovskites(
-        protocol.band_gap_scale(4), gaps(), folds=2, seeds=1, latents=[2, 4],
+        protocol.band_gap_scale(4), table(), folds=2, seeds=1, latents=[2, 4],
         **SETTINGS,
     )  # fmt: skip
     fitted = chain.fitted["band_gap"]
     assert fitted.replicas.labels["latent"].tolist() == [2, 2, 4, 4]
-    codes = chain.encode(gaps())
+    codes = chain.encode(table())
     assert not codes[:2, :, 2:].any()
     assert codes[2:, :, 2:].any()
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_tables_and_seeds_of_the_functions(nested):
-    make = protocol.synthetic_nested if nested else protocol.synthetic_single
+def test_tables_and_seeds_of_the_functions():
     values = np.random.default_rng(0).normal(size=(2, 30, 13))
-    chain = protocol.fit_synthetic(make("inputs"), values, seeds=3, first=1, **SETTINGS)
-    *_, last = chain.fitted.values()
-    assert last.replicas.labels["table"].tolist() == [0, 0, 0, 1, 1, 1]
-    assert last.replicas.labels["seed"].tolist() == [1, 2, 3] * 2
-    splits = last.replicas.splits
-    assert (splits[0][1] == splits[3][1]).all()
-    assert len(chain.fitted) == 1 + nested
+    for declare in (protocol.synthetic_single, protocol.synthetic_nested):
+        scales = declare("inputs")
+        chain = protocol.fit_synthetic(scales, values, seeds=3, first=1, **SETTINGS)
+        *_, last = chain.fitted.values()
+        assert last.replicas.labels["table"].tolist() == [0, 0, 0, 1, 1, 1]
+        assert last.replicas.labels["seed"].tolist() == [1, 2, 3] * 2
+        splits = last.replicas.splits
+        assert (splits[0][1] == splits[3][1]).all()
+        assert len(chain.fitted) == len(scales)

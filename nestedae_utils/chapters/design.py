@@ -24,10 +24,8 @@ from nestedae_utils.data.perovskites import (
     mix,
     unmix,
 )
-from nestedae_utils.model.chain import Table
 from nestedae_utils.study.inverse import Points, Search, decode
 from nestedae_utils.study.protocol import same
-from nestedae_utils.study.statistics import pareto
 
 MATERIAL = [*IONS, "etl", "htl"]
 PATHS = ("linear", "spherical")
@@ -143,7 +141,7 @@ def rounded(fractions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(steps / STEPS, columns=list(IONS))
 
 
-def table_inputs(table: Table) -> pd.DataFrame:
+def table_inputs(table: Mapping[str, NDArray]) -> pd.DataFrame:
     """Return the device table's different inputs as materials.
 
     With what was measured: ``size``, ``median`` and ``max`` of the PCE (%),
@@ -189,11 +187,12 @@ def front(materials: pd.DataFrame, column: str, sign: int) -> pd.DataFrame:
 
     ``sign`` says whether the column is to be high (1) or low (-1).
     """
-    if not len(materials):
-        return materials
     materials = materials.drop_duplicates(MATERIAL)
-    values = np.column_stack([materials["pce"], sign * materials[column]])
-    return materials[pareto(values)].sort_values(column)
+    values = np.array([materials["pce"], sign * materials[column]], float).T
+    # by one that is at least as good in both, and better in one
+    ahead = (values[:, None] >= values).all(-1)
+    beaten = np.any(ahead & ~ahead.T, axis=0)
+    return materials[~beaten].sort_values(column)
 
 
 def nearest(inputs: pd.DataFrame, material: pd.Series) -> tuple[int, float]:

@@ -35,25 +35,22 @@ class _Document(NamedTuple):
 
     def fault(self, words: str, keys: Keys = ()) -> DataError:
         """Return the one-line error of a key."""
-        where, at = [self.path], Keys()
+        at, where = Keys(), [self.path]
         for key in keys:  # to the last that stands in the file
             at = (*at, key) if (*at, key) in self.lines else at
-        where += [f"line {self.lines[at]}"] if self.lines else []
-        where += [  # whatever stands in a file may stand in a key
-            f"item {key + 1}" if isinstance(key, int) else shown(key)[1:-1]
-            for key in keys
-        ]
+            # whatever stands in a file may stand in a key
+            where += [f"item {key + 1}" if isinstance(key, int) else shown(key)[1:-1]]
+        where[1:1] = [f"line {self.lines[at]}"] if self.lines else []
         return DataError(" ".join(f"{', '.join(where)}: {words}".split()))
 
     def value(self, event: Any, stream: Iterator[Any], at: Keys) -> Any:
         """Return the value that an event begins; note its keys' lines."""
         if event.anchor or event.tag or len(at) > DEEPEST:
-            raise self.fault(
-                f"an anchor, alias, tag or more than {DEEPEST} levels is not "
-                "allowed, nothing here is executed; put words with &, * or ! "
-                "in quotes.",
-                at,
+            words = (
+                f"an anchor, alias, tag or more than {DEEPEST} levels is not allowed"
             )
+            words += ", nothing here is executed; put words with &, * or ! in quotes."
+            raise self.fault(words, at)
         if isinstance(event, events.ScalarEvent):
             return _scalar(event.value) if event.implicit[0] else event.value
         values: dict[str | int, Any] = {}
@@ -71,9 +68,8 @@ class _Document(NamedTuple):
         return list(values.values()) if listed else values
 
 
-_WORDS: dict[str, Any] = {"true": True, "false": False, "null": None}
-_WORDS |= {"~": None, "": None, ".nan": math.nan}
-_WORDS |= {".inf": math.inf, "-.inf": -math.inf}
+_WORDS: dict[str, Any] = {"true": True, "false": False, "null": None, "~": None}
+_WORDS |= {".nan": math.nan, ".inf": math.inf, "-.inf": -math.inf}
 
 
 def _scalar(text: str) -> Any:
@@ -82,13 +78,13 @@ def _scalar(text: str) -> Any:
         return int(text)
     if re.fullmatch(r"[-+]?(\.\d+|\d+\.?\d*)([eE][-+]?\d+)?", text):
         return float(text)
-    return _WORDS.get(text.lower(), text)
+    return _WORDS.get(text.lower(), text or None)
 
 
 def _like(pattern: str, allowed: str) -> BeforeValidator:
     def check(text: Any) -> Any:
-        right = isinstance(text, str) and text.isprintable()
-        if not right or not re.fullmatch(pattern, text):
+        printable = isinstance(text, str) and text.isprintable()
+        if not (printable and re.fullmatch(pattern, text)):
             raise fault(f"{shown(text)} given, {allowed}")
         return text
 
@@ -168,15 +164,14 @@ class ScaleDeclaration(_Part):
         if not self.predict and not self.reconstruction:
             yield ("nothing comes out; predict or reconstruct something.",)
         for key, block in self.inputs.items():
+            at = "inputs", key
             if bool(block.columns) == bool(block.latents_of):
-                words = "either columns or latents_of, a scale, is allowed."
-                yield words, "inputs", key
+                yield "either columns or latents_of, a scale, is allowed.", *at
             if block.rename and not block.latents_of:
-                words = "is allowed beside latents_of only."
-                yield words, "inputs", key, "rename"
+                yield "is allowed beside latents_of only.", *at, "rename"
         for key, target in self.predict.items():
-            for what in {"loss", "output"} & target.model_fields_set:
-                if target.kind == "category":
+            for what in ("loss", "output"):
+                if target.kind == "category" and what in target.model_fields_set:
                     yield "is not for a category.", "predict", key, what
         names = [*self.inputs, *self.categories, *self.predict]
         for what in ("predict", "categories"):
@@ -186,9 +181,8 @@ class ScaleDeclaration(_Part):
         for columns in (_columns(self.blocks() | self.targets()), self.group):
             for column in columns:
                 if columns.count(column) > 1:
-                    words = "stands twice; a target is no input."
-                    words = f"the column {shown(column)} {words}"
-                    yield words, *self.keys_of(column)
+                    words = f"the column {shown(column)} stands twice; "
+                    yield f"{words}a target is no input.", *self.keys_of(column)
 
     def blocks(self) -> Blocks:
         """Return its input blocks that are no latents."""
@@ -203,14 +197,14 @@ class ScaleDeclaration(_Part):
             for key, t in self.predict.items()
         }
 
-    def latents(self) -> list[tuple[str, Inputs]]:
-        """Return its blocks of latents."""
-        return [(k, b) for k, b in self.inputs.items() if b.latents_of]
+    def latents(self) -> dict[str, str]:
+        """Return whose latents its other blocks are."""
+        return {k: b.latents_of for k, b in self.inputs.items() if b.latents_of}
 
     def keys_of(self, column: str) -> Keys:
         """Return the keys of the last place that asks for a column."""
         fields = {"inputs", "categories", "predict", "group"}
-        asked = [("inputs", key, "latents_of") for key, _ in self.latents()]
+        asked = [("inputs", key, "latents_of") for key in self.latents()]
         return [*asked, *_places(column, self.model_dump(include=fields))][-1]
 
 
@@ -242,15 +236,12 @@ class Validation(_Part):
     folds: Annotated[Whole, Field(ge=2, le=1000)] = 5
 
 
-Scales = Annotated[list[ScaleDeclaration], Field(min_length=1, max_length=10)]
-
-
 class Declaration(_Part):
     """Scales, lowest first, and how they are trained."""
 
     version: Annotated[Whole, Field(ge=1, le=1)]
     name: Name | None = None  # names what is written; else the file does
-    scales: Scales
+    scales: Annotated[list[ScaleDeclaration], Field(min_length=1, max_length=10)]
     training: Training = Training()
     validation: Validation = Validation()
     _document: _Document = pydantic.PrivateAttr(_Document("declaration", {}))
@@ -260,8 +251,7 @@ class Declaration(_Part):
     def _in_order(self) -> Declaration:
         learnt: dict[str, dict[Keys, str]] = {}
         for index, scale in enumerate(self.scales):
-            faults = chain(scale.faults(), self._faults(scale, learnt))
-            for words, *keys in faults:
+            for words, *keys in chain(scale.faults(), self._faults(scale, learnt)):
                 raise fault(words, "scales", index, *keys)
         return self
 
@@ -274,8 +264,8 @@ class Declaration(_Part):
         blocks: Blocks = {}
         below: dict[Keys, str] = {}  # by table and column who has learnt it
         above = list(learnt)
-        for key, block in scale.latents():
-            at, name = Keys(("inputs", key)), block.latents_of or ""
+        for key, name in scale.latents().items():
+            at, rename = Keys(("inputs", key)), scale.inputs[key].rename
             if name not in above:
                 known = ", ".join(map(repr, above)) or "there is none"
                 words = f"{name!r} given, a scale above this one is allowed, "
@@ -283,17 +273,16 @@ class Declaration(_Part):
                 yield words, *at, "latents_of"
             above.remove(name)
             below |= learnt[name]
-            for column in block.rename:
-                if column not in (columns := _columns(self._blocks[name])):
+            columns = _columns(self._blocks[name])
+            for column in rename:
+                if column not in columns:
                     words = f"{name!r} has no input column {shown(column)}."
-                    words += nearest(column, columns)
-                    yield words, *at, "rename", column
+                    yield words + nearest(column, columns), *at, "rename", column
             for lower, raw in self._blocks[name].items():
-                columns = [block.rename.get(c, c) for c in raw.columns]
-                raw = raw._replace(columns=columns)
+                raw = raw._replace(columns=[rename.get(c, c) for c in raw.columns])
                 if blocks.setdefault(lower, raw) != raw:
-                    words = f"the block {lower!r} is reached on two ways; use"
-                    yield f"{words} the same columns.", *at
+                    words = f"the block {lower!r} is reached on two ways"
+                    yield f"{words}; use the same columns.", *at
         for key, target in scale.predict.items():
             at = ("predict", key, "column")
             learn = os.path.normpath(scale.table), target.column

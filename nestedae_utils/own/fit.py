@@ -50,10 +50,7 @@ class Fitted:
     held_out: pd.DataFrame  # scale, target, model, row, fold and both values
 
     def write(self, folder: str | Path) -> list[Path]:
-        """Write model, report and held-out rows; return the three paths.
-
-        All are written to a folder beside and then moved, or none.
-        """
+        """Write model, report and held-out rows, all or none; return their paths."""
         folder, title = Path(folder), self.declaration.title
         report = self.report.astype(object)
         extra = {
@@ -61,15 +58,14 @@ class Fitted:
             "kinds": self.kinds,
             "report": report.where(report.notna(), None).to_dict("records"),
         }
+        ends = (ENDING, "_report.csv", "_held_out.csv")
         folder.mkdir(parents=True, exist_ok=True)
+        # to a folder beside first, and then moved
         with tempfile.TemporaryDirectory(prefix=".", dir=folder) as beside:
-            model = Path(beside, f"{title}{ENDING}")
-            files.save(self.chain, model, extra)
-            paths = [
-                model,
-                write_table(self.report, f"{beside}/{title}_report.csv"),
-                write_table(self.held_out, f"{beside}/{title}_held_out.csv"),
-            ]
+            paths = [Path(beside, f"{title}{end}") for end in ends]
+            files.save(self.chain, paths[0], extra)
+            write_table(self.report, paths[1])
+            write_table(self.held_out, paths[2])
             return [path.replace(folder / path.name) for path in paths]
 
 
@@ -109,12 +105,10 @@ class _Table:
 
     def numbers(self, name: str) -> np.ndarray:
         """Return a column of finite numbers, (n,)."""
-        words = self.words(
-            name,
-            f"a finite number, at most {LARGEST:g} in size,",
-            lambda w: pd.to_numeric(w, errors="coerce").abs() <= LARGEST,
-        )
-        return pd.to_numeric(words).to_numpy(float)
+        number = partial(pd.to_numeric, errors="coerce")
+        allowed = f"a finite number, at most {LARGEST:g} in size,"
+        words = self.words(name, allowed, lambda w: number(w).abs() <= LARGEST)
+        return number(words).to_numpy(float)
 
     def kinds(self, name: str) -> list[str]:
         """Return the different words of a column, in order."""
@@ -147,32 +141,22 @@ def _network(
     declaration: Declaration, name: str, kinds: Kinds, alone: bool = False
 ) -> Scale:
     """Return a scale's network; alone it has columns in place of latents."""
-    scale, blocks = declaration.scale(name), []
-    for key, block in scale.inputs.items() if not alone else ():
-        if lower := block.latents_of:
-            latent = declaration.scale(lower).latent
-            blocks.append(Block(f"{name}.{key}", latent, latents_of=lower))
-    for key, raw in declaration.blocks(name).items():
-        if alone or key.startswith(f"{name}."):
-            width = len(kinds.get(key, raw.columns))
-            scaling = "none" if raw.category else "standard"
-            blocks.append(Block(key, width, scaling))
-    heads = []
-    for key, raw in scale.targets().items():
-        target = scale.predict[key.partition(".")[2]]
+    scale, blocks, heads = declaration.scale(name), [], []
+    for key, lower in scale.latents().items() if not alone else ():
+        latent = declaration.scale(lower).latent
+        blocks.append(Block(f"{name}.{key}", latent, latents_of=lower))
+    raws = declaration.blocks(name) if alone else scale.blocks()
+    for key, raw in raws.items():
+        scaling = "none" if raw.category else "standard"
+        blocks.append(Block(key, len(kinds.get(key, raw.columns)), scaling))
+    targets = zip(scale.targets().items(), scale.predict.values(), strict=True)
+    for (key, raw), target in targets:
+        fields = target.model_dump(include={"weight", "hidden", "dropout", "output"})
+        fields["loss"] = "cross_entropy" if raw.category else target.loss
         # an output with limits cannot reach both sides of a mean of zero
-        standard = not raw.category and target.output == "linear"
-        head = Head(
-            key,
-            len(kinds.get(key, raw.columns)),
-            "cross_entropy" if raw.category else target.loss,
-            target.weight,
-            target.hidden,
-            dropout=target.dropout,
-            output=target.output,
-            scaling="standard" if standard else "none",
-        )
-        heads.append(head)
+        if not raw.category and target.output == "linear":
+            fields["scaling"] = "standard"
+        heads.append(Head(key, len(kinds.get(key, raw.columns)), **fields))
     for block in blocks if scale.reconstruction else ():
         loss = "mae" if block.scaling == "standard" else "cross_entropy"
         heads.append(Head(block.name, block.width, loss, scale.reconstruction))
@@ -213,19 +197,20 @@ def _task(declaration: Declaration, name: str, kinds: Kinds, by: str) -> _Task:
         if key in targets:
             truth[key] = values.argmax(1) if raw.category else values[:, 0]
             if len(set(truth[key])) < 2:
-                words = "one and the same value in all rows; there is nothing "
-                raise fault(raw.columns[0], f"{words}to predict.")
-    folds, grouped = declaration.validation.folds, scale.group and by != "row"
+                words = (
+                    "one and the same value in all rows; there is nothing to predict."
+                )
+                raise fault(raw.columns[0], words)
+    features = np.hstack([arrays[key] for key in blocks])
+    folds, drawn = declaration.validation.folds, "row"
     try:
-        if grouped:
-            splits = group_folds(table.groups(scale.group), folds)
+        if scale.group and by != "row":
+            drawn, splits = "group", group_folds(table.groups(scale.group), folds)
         else:
             splits = row_folds(len(table.frame), folds)
     except ParameterError as error:
         words = f"scale {name!r}, {error}"
         raise declaration.fault(words, "validation", "folds") from None
-    features = np.hstack([arrays[key] for key in blocks])
-    drawn = "group" if grouped else "row"
     return _Task(name, arrays, features, truth, splits, drawn)
 
 
@@ -313,11 +298,11 @@ def _held_out(
 def _report(frame: pd.DataFrame, by: str) -> list[dict[str, Any]]:
     """Return the report's lines on one model of one target."""
     named = frame.iloc[0][["scale", "target", "model"]].to_dict()
-    folds = [_scores(part) for _, part in frame.groupby("fold")]
-    spread = pd.DataFrame(folds).std(ddof=1)
+    folds = pd.DataFrame([_scores(rows) for _, rows in frame.groupby("fold")])
+    spread = folds.std(ddof=1).to_dict()
+    rest = {"n": len(frame), "by": by}
     return [
-        {**named, "metric": metric, "value": value}
-        | {"spread": float(spread[metric]), "n": len(frame), "by": by}
+        {**named, "metric": metric, "value": value, "spread": spread[metric], **rest}
         for metric, value in _scores(frame).items()
     ]
 
@@ -385,9 +370,7 @@ def load(path: str | Path) -> Fitted:
         declaration = from_plain(extra["declaration"], path)
         kinds = {key: list(words) for key, words in extra["kinds"].items()}
         report = pd.DataFrame(extra["report"], columns=list(REPORT))
-        networks = [
-            _network(declaration, scale.name, kinds) for scale in declaration.scales
-        ]
+        networks = [_network(declaration, s.name, kinds) for s in declaration.scales]
     except (KeyError, TypeError, AttributeError, ParameterError) as error:
         words = f"not a fitted declaration ({error}); fit it anew."
         raise DataError(f"{path}: {words}") from None

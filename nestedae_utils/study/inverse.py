@@ -228,16 +228,15 @@ class Search:
         order = np.lexsort([key.reshape(shape).numpy() for key in keys])
 
         def placed(values: Tensor) -> np.ndarray:
-            values = values.double().numpy()
-            values = values.reshape(*shape, *values.shape[2:])
-            index = order.reshape(*order.shape, *(1,) * (values.ndim - 3))
-            return np.take_along_axis(values, index, 2)
+            starts = values.double().numpy().reshape(*shape, *values.shape[2:])
+            index = order.reshape(*order.shape, *(1,) * (starts.ndim - 3))
+            return np.take_along_axis(starts, index, 2)
 
         latents, fits = placed(z), placed(good).astype(bool)
-        near = self.apart * self.around.typical.double().numpy()
+        near = self.apart * self.around.typical.double().numpy()[:, None, None]
         for place in range(1, self.starts):
             away = latents[:, :, :place] - latents[:, :, place, None]
-            same = np.linalg.norm(away, axis=-1) < near[:, None, None]
+            same = np.linalg.norm(away, axis=-1) < near
             fits[:, :, place] &= ~(same & fits[:, :, :place]).any(-1)
         with torch.no_grad():
             decoded = decode(self.chain, z).items()

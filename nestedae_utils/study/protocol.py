@@ -1,50 +1,38 @@
 """The paper's experiments: its scales, folds and trainings.
 
-Everything here follows the paper's text, Sec. 3, and the inputs published
-with its code; where the two differ, both are given by name.
+All follows the paper's text, Sec. 3, and the inputs published with its code;
+where the two differ, both are given by name. More folds than there are rows,
+or groups, are a `ParameterError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import GroupKFold, KFold, train_test_split
+from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit
 
 from nestedae_utils.errors import ParameterError
-from nestedae_utils.model.chain import NestedAutoencoder, Table, fit
+from nestedae_utils.model.chain import NestedAutoencoder, fit
 from nestedae_utils.model.replicas import Replicas, Split
 from nestedae_utils.model.scales import Block, Head, Scale
 
 SETTINGS = ("inputs", "text")
 FOLDS_BY = ("row", "input", "composition")
+Arrays = Mapping[str, NDArray]
 
 
-def row_folds(rows: int, folds: int) -> list[Split]:
-    """Return folds drawn as in the paper: by row, random state 0.
-
-    Raises
-    ------
-    ParameterError
-        If there are more folds than rows.
-    """
+def row_folds(rows: int, folds: int, state: int = 0) -> list[Split]:
+    """Return folds drawn by row; those of the paper have the random state 0."""
     _enough(folds, rows, "rows")
-    drawn = KFold(folds, shuffle=True, random_state=0)
+    drawn = KFold(folds, shuffle=True, random_state=state)
     return list(drawn.split(np.zeros(rows)))
 
 
-def group_folds(groups: np.ndarray, folds: int) -> list[Split]:
-    """Return folds in which the rows of a group stay together.
-
-    scikit-learn's ``GroupKFold``, which keeps the folds' sizes as equal as
-    it can; ``groups`` (n,) are whole numbers from 0.
-
-    Raises
-    ------
-    ParameterError
-        If there are more folds than groups.
-    """
+def group_folds(groups: NDArray, folds: int) -> list[Split]:
+    """Return folds, of nearly one size, that keep each group (n,) together."""
     _enough(folds, len(np.unique(groups)), "groups")
     return list(GroupKFold(folds).split(groups, groups=groups))
 
@@ -57,21 +45,20 @@ def _enough(folds: int, count: int, what: str) -> None:
         )
 
 
-def same(*blocks: np.ndarray) -> np.ndarray:
-    """Return numbers (n,) of the rows that are equal where the rows are.
+def same(*blocks: NDArray) -> NDArray:
+    """Return numbers (n,) of the rows of blocks (n, width).
 
-    Of blocks (n, width), up to a rounding at the eighth decimal.
+    Rows that are equal to eight decimals have the same.
     """
     rows = np.concatenate(blocks, axis=1).round(8)
     return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def folds_by(by: str, table: Table, folds: int) -> list[Split]:
+def folds_by(by: str, table: Arrays, folds: int) -> list[Split]:
     """Return folds of the devices' table.
 
-    ``"row"``: as :func:`row_folds`; ``"input"``: devices with the same
-    composition, ETL and HTL share a fold; ``"composition"``: those with the
-    same composition do.
+    By ``"row"``; by ``"input"``, devices of one composition, ETL and HTL share
+    a fold; by ``"composition"``, those of one composition do.
     """
     fractions = table["fractions"]
     if by == "row":
@@ -81,36 +68,20 @@ def folds_by(by: str, table: Table, folds: int) -> list[Split]:
 
 
 def inner_folds(
-    splits: Sequence[Split], folds: int, groups: np.ndarray | None = None
+    splits: Sequence[Split], folds: int, groups: NDArray | None = None
 ) -> list[Split]:
-    """Split the training rows of every outer fold again.
+    """Split the training rows of every outer fold again, by row or groups (n,).
 
-    Parameters
-    ----------
-    splits
-        The outer folds; their held-out rows appear nowhere in the result.
-    folds, groups
-        Inner folds of each outer one, by row or by groups (n,).
-
-    Returns
-    -------
-    list
-        ``len(splits) * folds`` splits, the first outer fold's first.
+    Returns ``len(splits) * folds`` splits, the first outer fold's first; what
+    an outer fold holds out is in none of its own.
     """
     inner = []
     for seen, _ in splits:
-        seen = np.asarray(seen)
-        own = None if groups is None else groups[seen]
-        count = len(seen) if groups is None else len(set(own))
-        _enough(folds, count, "rows" if groups is None else "groups")
-        drawn = (
-            KFold(folds, shuffle=True, random_state=1)
-            if groups is None
-            else GroupKFold(folds)
-        )
-        inner += [
-            (seen[train], seen[test]) for train, test in drawn.split(seen, groups=own)
-        ]
+        if groups is None:
+            drawn = row_folds(len(seen), folds, state=1)
+        else:
+            drawn = group_folds(groups[seen], folds)
+        inner += [(seen[train], seen[test]) for train, test in drawn]
     return inner
 
 
@@ -120,16 +91,9 @@ def held_out(rows: int, share: float, seeds: int, first: int = 0) -> Replicas:
     Seeds ``first``, ``first + 1``, ... (paper, Fig. 2).
     """
     numbers = np.arange(first, first + seeds)
-    splits = [
-        tuple(
-            train_test_split(np.arange(rows), test_size=share, random_state=int(seed))
-        )
-        for seed in numbers
-    ]
-    return Replicas(tuple(splits), {"fold": np.zeros(seeds, int), "seed": numbers})
-
-
-# --- Synthetic benchmark (paper, Sec. 3.1, Fig. 2) -----------------------
+    shares = [ShuffleSplit(1, test_size=share, random_state=seed) for seed in numbers]
+    splits = tuple(next(drawn.split(np.zeros(rows))) for drawn in shares)
+    return Replicas(splits, {"fold": np.zeros(seeds, int), "seed": numbers})
 
 
 def synthetic_scale(
@@ -142,42 +106,21 @@ def synthetic_scale(
 ) -> Scale:
     """Declare an autoencoder with one decoder for all its inputs.
 
-    Parameters
-    ----------
-    name, blocks, hidden, latent
-        As in :class:`nestedae_utils.model.scales.Scale`.
-    settings
-        ``"text"``: mirrored decoder, linear output, L1 0.01 on the encoder,
-        Xavier normal.  ``"inputs"``, as in the inputs published with the
-        paper's code: a decoder that starts with a layer as wide as the
-        latent, tanh output, L1 0.001 on encoder and decoder, Xavier
-        uniform.  (There, the layers before and behind the latent have no
-        activation; with tanh, which the text has for all, the values come
-        closer to Fig. 2.)
-    l1_factor
-        Multiplies the weight of the L1 term.
+    Settings ``"text"``: mirrored decoder, linear output, L1 0.01 on the encoder,
+    Xavier normal. ``"inputs"``, as published with the code: a decoder that
+    starts with a layer as wide as the latent, tanh output, L1 0.001 on all
+    layers, Xavier uniform. (There, the layers before and behind the latent have
+    no activation; with tanh, which the text has for all, the values come closer
+    to Fig. 2.) ``l1_factor`` multiplies L1.
     """
-    published = settings == "inputs"
-    decoder = Head(
-        "inputs",
-        sum(block.width for block in blocks),
-        hidden=(latent, *reversed(hidden[1:]))
-        if published
-        else tuple(reversed(hidden)),
-        activation="tanh",
-        output="tanh" if published else "linear",
-        of=tuple(block.name for block in blocks),
-    )
-    return Scale(
-        name=name,
-        inputs=tuple(blocks),
-        latent=latent,
-        heads=(decoder,),
-        hidden=tuple(hidden),
-        l1=l1_factor * (0.001 if published else 0.01),
-        l1_on="all" if published else "encoder",
-        initialisation="xavier_uniform" if published else "xavier_normal",
-    )
+    width, of = sum(b.width for b in blocks), [b.name for b in blocks]
+    head = Head("inputs", width, hidden=hidden[::-1], activation="tanh", of=of)
+    scale = Scale(name, blocks, latent, [head], hidden=hidden, l1=0.01 * l1_factor)
+    if settings == "text":
+        return scale
+    head = head.with_(hidden=(*hidden[1:], latent)[::-1], output="tanh")
+    how = {"l1_on": "all", "initialisation": "xavier_uniform"}
+    return scale.with_(heads=[head], l1=0.001 * l1_factor, **how)
 
 
 def synthetic_single(
@@ -188,9 +131,8 @@ def synthetic_single(
 ) -> list[Scale]:
     """Declare the single autoencoder over all 13 functions.
 
-    Its shape is not published; ours follows the published rule for the
-    others, a first layer as wide as the input, and then the widths of the
-    second nested scale.
+    Its shape is not published. As in the published others, the first layer is
+    as wide as the input; the next are those of the second nested scale.
     """
     blocks = [Block("scale_1", 4), Block("scale_2", 9)]
     return [synthetic_scale("single", blocks, hidden, latent, settings, l1_factor)]
@@ -211,31 +153,19 @@ def synthetic_nested(
 
 def fit_synthetic(
     scales: Sequence[Scale],
-    tables: np.ndarray,
+    tables: NDArray,
     *,
     seeds: int,
     first: int = 0,
     share: float = 0.2,
     **settings: Any,
 ) -> NestedAutoencoder:
-    """Fit a chain on several tables and seeds, all on the replica axis.
+    """Fit a chain on several tables and seeds (paper, Sec. 3.1, Fig. 2).
 
-    Parameters
-    ----------
-    scales
-        From :func:`synthetic_single` or :func:`synthetic_nested`.
-    tables
-        Shape (T, n, 13), the functions f1..f13 of each table.
-    seeds, first, share
-        Number of seeds, and the first of them; each draws its own held-out
-        share and weights.
-    settings
-        See :func:`nestedae_utils.model.training.train`.
-
-    Returns
-    -------
-    NestedAutoencoder
-        With the labels ``table``, slowest, and ``seed``.
+    ``tables`` (T, n, 13) are the functions f1..f13 of each. Every seed, from
+    ``first``, draws its own weights and held-out share; the ``settings`` are
+    those of :func:`nestedae_utils.model.training.train`. Labels of the replicas
+    are ``table``, slowest, and ``seed``.
     """
     replicas = held_out(tables.shape[1], share, seeds, first)
     values = np.repeat(tables, seeds, axis=0)
@@ -243,21 +173,11 @@ def fit_synthetic(
     return fit(scales, table, replicas.times(table=range(len(tables))), **settings)
 
 
-# --- Perovskites (paper, Sec. 3.2, Table 1, Figs. 3-5) -------------------
-
-
 def band_gap_scale(latent: int = 12, l1: float = 0.01) -> Scale:
     """Declare AE1: 15 ion properties, reconstructed; the PBE gap (eV)."""
-    return Scale(
-        name="band_gap",
-        inputs=(Block("ions", 15),),
-        latent=latent,
-        heads=(
-            Head("gap", 1, hidden=(100,), dropout=0.1, output="relu"),
-            Head("ions", 15),
-        ),
-        l1=l1,
-    )
+    gap = Head("gap", 1, hidden=(100,), dropout=0.1, output="relu")
+    heads = [gap, Head("ions", 15)]
+    return Scale("band_gap", [Block("ions", 15)], latent, heads, l1=l1)
 
 
 def device_scale(
@@ -269,54 +189,24 @@ def device_scale(
 ) -> Scale:
     """Declare AE2: contact layers and composition; the PCE (%).
 
-    Parameters
-    ----------
-    latent, l1
-        As in :class:`nestedae_utils.model.scales.Scale`.
-    composition
-        What the scale knows of it: AE1's ``"latents"`` (NestedAE),
-        ``"nothing"`` (the paper's single AE) or the ``"ions"``' properties
-        themselves (a single AE that sees what NestedAE sees).
-    lower_latent
-        Number of AE1's latents.
-    lower_scaler
-        The paper standardises the devices' ion properties with their own
-        statistics (``"refitted"``), not with AE1's (``"carried"``).
+    Of the ``composition`` it knows AE1's ``"latents"`` (NestedAE), ``"nothing"``
+    (the paper's single AE) or the ``"ions"``' properties (a single AE that sees
+    what NestedAE sees). For AE1 the paper standardises the devices' properties
+    with their own statistics (``"refitted"``), not AE1's (``"carried"``).
     """
-    known = {
-        "latents": (
-            Block(
-                "latents",
-                lower_latent,
-                latents_of="band_gap",
-                lower_scaler=lower_scaler,
-            ),
-        ),
-        "nothing": (),
-        "ions": (Block("ions", 15),),
-    }
+    latents = Block("latents", lower_latent, "standard", "band_gap", lower_scaler)
+    known = {"latents": [latents], "nothing": [], "ions": [Block("ions", 15)]}
     seen = known[composition]
-    return Scale(
-        name="device",
-        inputs=(
-            *seen,
-            Block("etl", 7, scaling="none"),
-            Block("htl", 4, scaling="none"),
-        ),
-        latent=latent,
-        heads=(
-            Head("pce", 1, hidden=(100,), dropout=0.1, output="relu", gain=10.0),
-            *(Head(block.name, block.width) for block in seen),
-            Head("etl", 7, loss="cross_entropy"),
-            Head("htl", 4, loss="cross_entropy"),
-        ),
-        l1=l1,
-    )
+    layers = [Block("etl", 7, "none"), Block("htl", 4, "none")]
+    pce = Head("pce", 1, hidden=(100,), dropout=0.1, output="relu", gain=10.0)
+    heads = [pce, *(Head(block.name, block.width) for block in seen)]
+    heads += [Head(block.name, block.width, "cross_entropy") for block in layers]
+    return Scale("device", [*seen, *layers], latent, heads, l1=l1)
 
 
 def fit_perovskites(
     scale: Scale,
-    table: Table,
+    table: Arrays,
     lower: NestedAutoencoder | None = None,
     *,
     folds: int,
@@ -325,24 +215,13 @@ def fit_perovskites(
     latents: Sequence[int] = (),
     **settings: Any,
 ) -> NestedAutoencoder:
-    """Fit AE1, AE2 or a single AE on all folds and seeds.
+    """Fit AE1, AE2 or a single AE on all folds and seeds (paper, Sec. 3.2).
 
-    Parameters
-    ----------
-    scale
-        From :func:`band_gap_scale` or :func:`device_scale`.
-    table
-        From :func:`nestedae_utils.data.perovskites.band_gap_arrays` or
-        :func:`nestedae_utils.data.perovskites.device_arrays`.
-    lower
-        The fitted AE1, where ``scale`` takes its latents; as in the paper,
-        the model of its first fold serves every fold of AE2.
-    folds, seeds, by
-        See :func:`folds_by`; seeds lie within folds.
-    latents
-        Numbers of latents, at most that of ``scale``: a label ``latent``.
-    settings
-        See :meth:`nestedae_utils.model.chain.NestedAutoencoder.fit_scale`.
+    The ``table`` is one of :mod:`nestedae_utils.data.perovskites`. Of the
+    fitted AE1, ``lower``, the model of the first fold serves every fold of
+    AE2, as in the paper. Folds are those of `folds_by`, seeds lie within them;
+    ``latents``, at most that of ``scale``, are a label ``latent``. The settings
+    are those of :meth:`nestedae_utils.model.chain.NestedAutoencoder.fit_scale`.
     """
     replicas = Replicas.cross(folds_by(by, table, folds), seeds)
     if len(latents):

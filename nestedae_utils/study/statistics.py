@@ -1,4 +1,4 @@
-"""Numbers about results: intervals, comparisons, the fewest, the best."""
+"""Numbers about results: intervals, the fewest latents, comparisons."""
 
 from __future__ import annotations
 
@@ -12,31 +12,19 @@ from scipy import stats
 def interval(
     values: np.ndarray, groups: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """Return a 95 % bootstrap interval of the mean.
+    """Return a 95 % bootstrap interval of the mean, its lower and upper end.
 
-    Parameters
-    ----------
-    values
-        Shape (n,): errors of rows, say, or their differences between two
-        models.
-    groups
-        Shape (n,): rows of one group are drawn together, because they are
-        no independent evidence; each row by itself where none are given.
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper end, percentiles of 2000 resamples (scipy's
-        ``bootstrap``, always the same draws).
-
+    Of ``values`` (n,), errors of rows, say, or their differences between two
+    models. Rows of one of the ``groups`` (n,) are drawn together, because they
+    are no independent evidence; where there are none, each row by itself.
+    Percentiles of 2000 resamples (scipy's ``bootstrap``, always the same draws).
     """
     values = np.asarray(values, dtype=float)
-    groups = np.arange(len(values)) if groups is None else np.asarray(groups)
-    names, place = np.unique(groups, return_inverse=True)
-    sums = np.bincount(place, values)
-    counts = np.bincount(place)
+    if groups is None:
+        groups = np.arange(len(values))
+    _, group = np.unique(groups, return_inverse=True)
     drawn = stats.bootstrap(
-        (sums, counts),
+        (np.bincount(group, values), np.bincount(group)),
         lambda total, rows, axis=-1: total.sum(axis) / rows.sum(axis),
         paired=True,
         vectorized=True,
@@ -52,49 +40,15 @@ def interval(
 def fewest(sizes: Sequence[int], errors: np.ndarray) -> int:
     """Return the smallest size that is as good as the best one.
 
-    Parameters
-    ----------
-    sizes
-        Numbers of latents, say, in any order.
-    errors
-        Shape (sizes, folds), at least two folds.
-
-    Returns
-    -------
-    int
-        The smallest size whose mean error lies within one standard error of
-        the lowest mean error.
+    Of ``errors`` (sizes, folds), at least two folds, the mean lies within one
+    standard error of the lowest mean. The ``sizes``, numbers of latents, say,
+    are in any order.
     """
     errors = np.asarray(errors, dtype=float)
     means = errors.mean(1)
     best = means.argmin()
-    error = errors[best].std(ddof=1) / np.sqrt(errors.shape[1])
-    return min(
-        size
-        for size, mean in zip(sizes, means, strict=True)
-        if mean <= means[best] + error
-    )
-
-
-def pareto(values: np.ndarray) -> np.ndarray:
-    """Tell which points no other one beats.
-
-    Parameters
-    ----------
-    values
-        Shape (n, aims), the larger the better in each; give minus a value
-        that is to be low.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n,): true where no other point is at least as good in all
-        aims and better in one.
-
-    """
-    values = np.asarray(values, dtype=float)
-    ahead = (values[:, None] >= values).all(-1)
-    return ~(ahead & ~ahead.T).any(0)
+    limit = means[best] + stats.sem(errors[best])
+    return min(s for s, mean in zip(sizes, means, strict=True) if mean <= limit)
 
 
 @dataclass(frozen=True)

@@ -34,29 +34,21 @@ def fine_tune(
     the lower scales stay true to theirs while the upper ones pull on them.
     Scalers stay as they are; dropout and L1 are off.
 
-    Parameters
-    ----------
-    chain
-        Fitted; each scale with R replicas, or one that serves all.
-    tables
-        For every scale its table, with the blocks of the scales below too.
-    rows
-        For every scale the training rows of each of R replicas, from which
-        ``epochs * steps`` batches are drawn with replacement.
-
-    Raises
-    ------
-    ParameterError
-        If the loss stops being finite.
+    For every scale of the fitted chain, of R replicas or one that serves all,
+    ``tables`` has its table, with the blocks of the scales below too, and
+    ``rows`` the training rows of each of R replicas, from which ``epochs *
+    steps`` batches are drawn with replacement. A `ParameterError` tells of a
+    loss that stops being finite.
     """
     R = len(next(iter(rows.values())))
     tuned = NestedAutoencoder(chain.scales.values())
-    weights: list[Tensor] = []
+    weights: dict[str, dict[str, Tensor]] = {}
     for name, fitted in chain.fitted.items():
-        fitted = fitted.take(np.arange(R) % len(fitted.replicas))
-        leaves = {k: torch.tensor(v) for k, v in fitted.parameters.items()}
-        weights += [leaf.requires_grad_() for leaf in leaves.values()]
-        tuned.fitted[name] = replace(fitted, parameters=leaves)
+        fitted = fitted.take([n % len(fitted.replicas) for n in range(R)])
+        weights[name] = {k: torch.tensor(v) for k, v in fitted.parameters.items()}
+        # with tensors for arrays, what the chain computes has gradients
+        tuned.fitted[name] = replace(fitted, parameters=weights[name])  # type: ignore[arg-type]
+    leaves = [leaf.requires_grad_() for p in weights.values() for leaf in p.values()]
     whole = {
         name: {
             key: torch.tensor(v, dtype=torch.float32).expand(R, -1, -1)
@@ -64,7 +56,7 @@ def fine_tune(
         }
         for name, table in tables.items()
     }
-    adam = torch.optim.Adam(weights, lr=learning_rate)
+    adam = torch.optim.Adam(leaves, lr=learning_rate)
     random = np.random.default_rng(seed)
     with one_thread():
         for _ in range(epochs * steps):
@@ -83,7 +75,7 @@ def fine_tune(
             "fine-tuning is not finite; lower it."
         )
     for name, fitted in tuned.fitted.items():
-        arrays = {k: v.detach().numpy() for k, v in fitted.parameters.items()}
+        arrays = {k: v.detach().numpy() for k, v in weights[name].items()}
         tuned.fitted[name] = replace(fitted, parameters=arrays)
     return tuned
 
