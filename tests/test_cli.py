@@ -10,18 +10,12 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, marked
+from conftest import ROOT, marked, names, process
 
 from nestedae_utils import cli
 from nestedae_utils.book import parameters
 from nestedae_utils.chapters import solvents
 from nestedae_utils.rerun import execution, runs, sweeps
-
-START = (
-    "import sys; from pathlib import Path;"
-    "from nestedae_utils.cli import main;"
-    "sys.exit(main(sys.argv[2:], Path(sys.argv[1])))"
-)
 
 
 @pytest.fixture
@@ -35,17 +29,6 @@ def nestedae(tmp_path, monkeypatch, capsys):
         return status, *capsys.readouterr()
 
     return call
-
-
-def process(notebooks, words, **settings):
-    """Start the command as a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", START, notebooks, *words.split()],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **settings,
-    )
 
 
 # --- what is refused -------------------------------------------------------
@@ -267,8 +250,7 @@ def test_two_at_once_the_second_is_refused(notebooks, tmp_path):
     assert "x: another run is being made there" in line
     out, err = first.communicate(timeout=300)
     assert first.returncode == 0, err
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["notebooks", "x"]
+    assert names(tmp_path) == ["notebooks", "x"]
 
 
 # --- its end ---------------------------------------------------------------

@@ -15,7 +15,7 @@ import filelock
 import nbformat
 import papermill
 import pytest
-from conftest import marked, tiny
+from conftest import marked, names, tiny
 
 from nestedae_utils.book import parameters, records
 from nestedae_utils.data import files
@@ -30,10 +30,6 @@ FILES += ["run.json"]
 
 def planned(notebooks, **given):
     return runs.plan(parameters.find("90", notebooks), given)
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +204,7 @@ def test_two_at_once_in_one_folder(notebooks, tmp_path):
 def test_what_a_killed_run_left_is_removed(tmp_path):
     for name in (".run.part-0123", ".run.part-ab", ".run.parted"):
         (tmp_path / name).mkdir()
-    with runs.held(tmp_path / "run", "run", "run.json") as scratch:
+    with runs.held(tmp_path / "run", "run.json") as scratch:
         left = [".run.lock", ".run.parted", scratch.name]
         assert names(tmp_path) == sorted(left)
     assert names(tmp_path) == [".run.parted"]
