@@ -32,31 +32,26 @@ def planned(notebooks, *axes, **fixed):
 
 
 @pytest.mark.parametrize(
-    ("chapter", "axes", "given"),
+    ("chapter", "axes", "points"),
     [
-        ("03", ["seeds=1..3"], [{"seeds": n} for n in (1, 2, 3)]),
-        ("03", ["seeds=2..2,9"], [{"seeds": 2}, {"seeds": 9}]),
-        ("03", ["noise=0.5,1e-2"], [{"noise": 0.5}, {"noise": 0.01}]),
-        (
-            "05",
-            ["latent_sizes=2,4;8"],
-            [{"latent_sizes": t} for t in ("2,4", "8")],
-        ),
+        ("03", "seeds=1..3", "seeds=1, seeds=2, seeds=3"),
+        ("03", "seeds=2..2,9", "seeds=2, seeds=9"),
+        ("03", "noise=0.5,1e-2", "noise=0.5, noise=0.01"),
+        ("05", "latent_sizes=2,4;8", "latent_sizes=2,4, latent_sizes=8"),
         # the last axis varies fastest
         (
             "03",
-            ["settings=text,inputs", "latent=5..6"],
-            [
-                {"settings": text, "latent": n}
-                for text in ("text", "inputs")
-                for n in (5, 6)
-            ],
+            "settings=text,inputs latent=5..6",
+            "settings=text latent=5, settings=text latent=6, "
+            "settings=inputs latent=5, settings=inputs latent=6",
         ),
     ],
 )
-def test_grids(chapter, axes, given):
-    what = sweeps.grid(parameters.find(chapter), axes, {"epochs": 7})
-    assert [plan.given for plan in what] == [{**one, "epochs": 7} for one in given]
+def test_grids(chapter, axes, points):
+    what = sweeps.grid(parameters.find(chapter), axes.split(), {})
+    assert ", ".join(one.point for one in what) == points
+    again = sweeps.grid(parameters.find(chapter), axes.split(), {"epochs": 7})
+    assert [one.given for one in again] == [one.given | {"epochs": 7} for one in what]
 
 
 @given(st.lists(st.text(alphabet="0123456789.,;=seed-+e"), max_size=3))
@@ -214,37 +209,24 @@ class Cluster:
 
     def __init__(self, folder, environment):
         self.folder, self.environment = folder, environment
-        self.scheduler = self.start(
-            "scheduler",
-            *("--host", "127.0.0.1", "--port", "0", "--no-dashboard"),
-            *("--scheduler-file", folder / "scheduler.json"),
-        )
-        while not (folder / "scheduler.json").exists():
+        path = folder / "scheduler.json"
+        words = "scheduler --host 127.0.0.1 --port 0 --no-dashboard"
+        self.scheduler = self.start(f"{words} --scheduler-file {path}")
+        while not path.exists():
             time.sleep(0.1)
-        text = (folder / "scheduler.json").read_text()
-        self.address = json.loads(text)["address"]
+        self.address = json.loads(path.read_text())["address"]
         # no nanny: nothing starts a killed worker again
-        self.workers = [
-            self.start(
-                "worker",
-                *(self.address, "--nthreads", "1", "--no-nanny"),
-                *("--no-dashboard", "--name", f"w{number}"),
-                *("--local-directory", folder / "scratch"),
-            )
-            for number in (1, 2)
-        ]
+        words = f"worker {self.address} --nthreads 1 --no-nanny --no-dashboard"
+        words += f" --local-directory {folder / 'scratch'} --name w"
+        self.workers = [self.start(f"{words}{number}") for number in (1, 2)]
         with Client(self.address, set_as_default=False) as client:
             client.wait_for_workers(2, timeout=300)
 
-    def start(self, *words):
-        log = open(self.folder / f"{words[0]}.log", "a")  # noqa: SIM115
-        return subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_" + words[0]]
-            + list(map(str, words[1:])),
-            env=os.environ | self.environment,
-            stdout=log,
-            stderr=log,
-        )
+    def start(self, words):
+        command = f"{sys.executable} -m distributed.cli.dask_{words}".split()
+        environment = os.environ | self.environment
+        with open(self.folder / "log.txt", "a") as log:
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def at_work(self):
         """Return a worker that has a kernel."""
@@ -262,7 +244,7 @@ class Cluster:
         ]
         for _ in range(300):
             left = marked(self.environment["TEST_MARK"])
-            if sorted(one.pid for one in left) == sorted(alive):
+            if {one.pid for one in left} == set(alive):
                 return True
             time.sleep(0.1)
         return False

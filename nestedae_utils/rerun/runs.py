@@ -135,7 +135,7 @@ def run(
 
 def settle(new: Path, folder: Path) -> Run:
     """Give a run that was made its folder; one that failed lies beside it."""
-    record, failed = _record(new), _failed(folder)
+    record, failed = _record(new), Path(f"{folder}.failed")
     if (failed / RECORD).is_file():
         shutil.rmtree(failed)
     if record["status"] != 0:
@@ -148,18 +148,14 @@ def settle(new: Path, folder: Path) -> Run:
             f"is {shown(failed / record['chapter'])}.ipynb"
         )
     if folder.exists():
-        folder.rename(new.with_name(f"{new.name}.old"))
+        folder.rename(new.with_suffix(".old"))
     new.rename(folder)
     return read(folder)
 
 
-def _failed(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.failed")
-
-
 def failure(folder: Path) -> str:
     """Return why the last attempt at a run of a folder failed, if it did."""
-    failed = _failed(folder)
+    failed = Path(f"{folder}.failed")
     if not (failed / RECORD).is_file():
         return ""
     error = _record(failed).get("error", "unknown error")
@@ -185,39 +181,34 @@ def make(
         # the kernel works in another folder than this process
         if path := environment.get(variable) or os.environ.get(variable):
             environment[variable] = os.path.abspath(os.path.expanduser(path))
+    source, written = what.notebook.path, results / f"{name}.json"
     outcome: dict[str, Any] = {"checksums": {}, "status": 0}
     try:
-        execution.execute(
-            what.notebook.path, notebook, what.effective, environment, report, stop
-        )
-        if not (results / f"{name}.json").is_file():
+        execution.execute(source, notebook, what.effective, environment, report, stop)
+        if not written.is_file():
             raise RunError("its last cell wrote no results (chapter.finish())")
-        (results / f"{name}.json").rename(folder / RESULTS)
-        content = records.read_results(folder / RESULTS)
+        content = records.read_results(written.rename(folder / RESULTS))
         outcome["checksums"] = content.get("checksums", {})
         for path, picture in _figures(notebook).items():
             (folder / "figures").mkdir(exist_ok=True)
             (folder / "figures" / path).write_bytes(picture)
         (folder / execution.LOG).unlink()
     except (RunError, DataError) as error:
-        outcome |= {"status": 1, "error": str(error)}
-        outcome["killed"] = isinstance(error, KernelDied)
+        killed = isinstance(error, KernelDied)
+        outcome |= {"status": 1, "error": str(error), "killed": killed}
     shutil.rmtree(results, ignore_errors=True)
     version = importlib.metadata.version
-    finished = datetime.now(UTC)
-    commit, changed = _commit()
+    libraries = {name: version(name) for name in (*cache.LIBRARIES, *TOOLS)}
+    package = {"version": version("nestedae-companion"), "digest": package_digest()}
+    finished, (commit, changed) = datetime.now(UTC), _commit()
     record = {
         "chapter": name,
         "given": what.given,
         "parameters": what.effective,
         "seeds": {n: v for n, v in what.effective.items() if "seed" in n},
-        "package": {
-            "version": version("nestedae-companion"),
-            "digest": package_digest(),
-        },
+        "package": package,
         "notebook": what.digest,
-        "versions": {"python": platform.python_version()}
-        | {library: version(library) for library in (*cache.LIBRARIES, *TOOLS)},
+        "versions": {"python": platform.python_version(), **libraries},
         "commit": commit,
         "uncommitted_changes": changed,
         "data": files.present(),
@@ -251,11 +242,10 @@ def _figures(notebook: Path) -> dict[str, bytes]:
     """Return the files of a notebook's named figures."""
     pictures: dict[str, bytes] = {}
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        figure = cell["metadata"].get("mystnb", {}).get("figure", {})
-        name = str(figure.get("name", "-"))
-        if "name" not in figure:
+        name = cell["metadata"].get("mystnb", {}).get("figure", {}).get("name")
+        if name is None:
             continue
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)):
             raise DataError(
                 f"{notebook.name}: figure name {name!r} given, letters, "
                 "digits, '-', '_' and '.' are allowed; rename the figure."
@@ -388,8 +378,8 @@ def find(what: Plan, folder: Path) -> Run:
     if record["key"] == what.key:
         if not changed:
             return replace(there, found=True)
-        fault = f"this run, but on data that have changed since ({', '.join(changed)})"
-        fault += "; --force runs anew"
+        fault = f"on data that have changed since ({', '.join(changed)})"
+        fault = f"this run, but {fault}; --force runs anew"
     else:
         why = "of another version of the notebook or the package"
         if record["chapter"] != what.notebook.name:
