@@ -15,7 +15,7 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from nestedae_utils.errors import DataError, ParameterError
 
 # What makes runs loads pandas and more; each command imports what it needs.
 
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
-SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+# not every system has SIGHUP
+SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 
 
 class Interrupted(BaseException):
@@ -40,10 +40,7 @@ def main(arguments: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS) ->
     try:
         with _signals():
             status = _nestedae.main(
-                None if arguments is None else list(arguments),
-                prog_name="nestedae",
-                standalone_mode=False,
-                obj=notebooks,
+                arguments, "nestedae", standalone_mode=False, obj=notebooks
             )
             sys.stdout.flush()
             return status or 0
@@ -88,33 +85,31 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _cells() -> Callable[[int, int], None]:
-    """Return what tells of each cell in a line."""
-    began = time.perf_counter()
-
-    def report(cell: int, of: int) -> None:
-        seconds = time.perf_counter() - began
-        click.echo(f"cell {cell} of {of}, {seconds:.0f} s", err=True)
-
-    return report
+def _report(cell: int, of: int, began: float) -> None:
+    """Tell of a cell in a line."""
+    seconds = time.perf_counter() - began
+    click.echo(f"cell {cell} of {of}, {seconds:.0f} s", err=True)
 
 
 # --- the commands ----------------------------------------------------------
 
+Notebook = parameters.Notebook
+
+
+def _find(context: click.Context, _: click.Parameter, chapter: str) -> Notebook:
+    return parameters.find(chapter, context.obj)
+
+
 _PATH = click.Path(path_type=Path)
-_chapter = click.argument("chapter")
+_chapter = click.argument("notebook", metavar="CHAPTER", callback=_find)
 _force = click.option("--force", is_flag=True, help="Run anew.")
-_given = click.option(
-    "-p",
-    "given",
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="A parameter; may be repeated. The others keep their defaults.",
-)
-
-
-def _out(words: str) -> Callable:
-    return click.option("-o", "out", type=_PATH, help=words)
+_out = functools.partial(click.option, "-o", "out", type=_PATH)
+_FOLDS = click.Choice(["declared", "row", "group"])
+_BY = "What the folds are drawn by; as the file says if not given."
+_AXIS = "An axis: noise=0,0.5,1 or seed=0..9; more may follow."
+_JOBS = "Runs at a time on this machine; 1 if not given."
+_REST = "A parameter; may be repeated. The others keep their defaults."
+_given = click.option("-p", "given", metavar="NAME=VALUE", multiple=True, help=_REST)
 
 
 @click.group("nestedae", no_args_is_help=False)
@@ -132,8 +127,8 @@ def _list(notebooks: Path) -> None:
         times = one.run_time
         reference = DATA / "reference" / f"{name}.json"
         if reference.is_file():
-            kept = json.loads(reference.read_text(encoding="utf-8"))
-            times += f" The reference run took {kept['seconds']:g} s."
+            seconds = json.loads(reference.read_text(encoding="utf-8"))["seconds"]
+            times += f" The reference run took {seconds:g} s."
         for text in filter(None, [one.summary, times]):
             click.echo(textwrap.indent(textwrap.fill(text, 74), "    "))
         click.echo()
@@ -141,32 +136,24 @@ def _list(notebooks: Path) -> None:
 
 @_nestedae.command("params")
 @_chapter
-@click.pass_obj
-def _params(notebooks: Path, chapter: str) -> None:
+def _params(notebook: Notebook) -> None:
     """List the parameters of CHAPTER (05, or its name)."""
     rows = [("name", "type", "default", "allowed", "meaning")]
-    for one in parameters.find(chapter, notebooks).parameters.values():
+    for one in notebook.parameters.values():
         default = parameters.written(one.default)
-        allowed = getattr(one, "rule", one).allowed
-        rows.append((one.name, one.kind.__name__, default, allowed, one.help))
+        rows.append((one.name, one.kind.__name__, default, one.allowed, one.help))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        cells = [c.ljust(w) for c, w in zip(row, widths, strict=True)]
-        click.echo("  ".join(cells).rstrip())
+        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 @_nestedae.command("run")
 @_chapter
 @_given
-@_out("Folder of the run.")
+@_out(help="Folder of the run.")
 @_force
-@click.pass_obj
 def _run(
-    notebooks: Path,
-    chapter: str,
-    given: tuple[str, ...],
-    out: Path | None,
-    force: bool,
+    notebook: Notebook, given: Sequence[str], out: Path | None, force: bool
 ) -> None:
     """Run CHAPTER with parameters, into a folder.
 
@@ -174,12 +161,12 @@ def _run(
     the figures, and run.json, which tells how all of it was made. The same
     arguments again find the run that is there.
     """
-    notebook = parameters.find(chapter, notebooks)
     values = parameters.parse(notebook, parameters.assignments(given))
     from nestedae_utils.rerun import runs
 
     what = runs.plan(notebook, values)
-    done = runs.run(what, out or runs.default_folder(what), force, _cells())
+    report = functools.partial(_report, began=time.perf_counter())
+    done = runs.run(what, out or what.folder, force, report)
     how = f"finished in {done.record['seconds']:g} s"
     if done.found:
         how = f"this run is there, finished {done.record['finished']}; "
@@ -190,29 +177,18 @@ def _run(
 @_nestedae.command("sweep")
 @_chapter
 @click.argument("more", metavar="[NAME=VALUES]...", nargs=-1)
-@click.option(
-    "--grid",
-    metavar="NAME=VALUES",
-    multiple=True,
-    help="An axis: noise=0,0.5,1 or seed=0..9; more may follow.",
-)
+@click.option("--grid", metavar="NAME=VALUES", multiple=True, help=_AXIS)
 @_given
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 64),
-    help="Runs at a time on this machine; 1 if not given.",
-)
+@click.option("--jobs", type=click.IntRange(1, 64), help=_JOBS)
 @click.option("--dask", metavar="ADDRESS", help="A Dask scheduler to use.")
-@_out("Folder of the sweep.")
+@_out(help="Folder of the sweep.")
 @click.option("--retry", is_flag=True, help="Run those anew that failed.")
 @_force
-@click.pass_obj
 def _sweep(
-    notebooks: Path,
-    chapter: str,
-    more: tuple[str, ...],
-    grid: tuple[str, ...],
-    given: tuple[str, ...],
+    notebook: Notebook,
+    more: Sequence[str],
+    grid: Sequence[str],
+    given: Sequence[str],
     out: Path | None,
     jobs: int | None,
     dask: str | None,
@@ -225,7 +201,6 @@ def _sweep(
     """
     if jobs is not None and dask is not None:
         raise ParameterError("--jobs and --dask: both given, one of them is allowed.")
-    notebook = parameters.find(chapter, notebooks)
     from nestedae_utils.rerun import runs, sweeps
 
     fixed = parameters.parse(notebook, parameters.assignments(given))
@@ -233,31 +208,26 @@ def _sweep(
     folder = out or sweeps.default_folder(what)
     tell = functools.partial(click.echo, err=True)
     outcomes = sweeps.sweep(what, folder, jobs or 1, dask, tell, **settings)
-    bad = [one for one in outcomes if one.run is None]
-    count = f"{len(outcomes) - len(bad)} of {len(outcomes)} runs finished"
-    click.echo(f"{runs.shown(folder)}: {count}")
-    for one in bad:
-        again = " (--retry runs it anew)" if one.kept else ""
-        _complain(f"{one.point}: {one.line}{again}")
-    return 1 if bad else 0
+    failed = {p: line for p, line in outcomes.items() if isinstance(line, str)}
+    finished = len(outcomes) - len(failed)
+    click.echo(f"{runs.shown(folder)}: {finished} of {len(outcomes)} runs finished")
+    for one, line in failed.items():
+        _complain(f"{one.point}: {line}")
+    return 1 if failed else 0
 
 
 @_nestedae.command("compare")
 @click.argument("folders", metavar="RUN RUN...", type=_PATH, nargs=-1)
-def _compare(folders: tuple[Path, ...]) -> None:
+def _compare(folders: Sequence[Path]) -> None:
     """Set the results of runs side by side, with their differences."""
     from nestedae_utils.rerun import runs
 
     settings, results = runs.compare(folders)
+    short: dict[str, str] = {}
     # A, B, ... Z, 27, 28: the table fits, and the legend has the names
-    letters = {
-        label: chr(65 + n) if n < 26 else str(n + 1) for n, label in enumerate(settings)
-    }
-    short = letters | {
-        f"{label} - {next(iter(letters))}": f"{letter} - A"
-        for label, letter in letters.items()
-    }
-    for label, letter in letters.items():
+    for number, label in enumerate(settings):
+        letter = chr(65 + number) if number < 26 else str(number + 1)
+        short |= {label: letter, f"{label} - {next(iter(settings))}": f"{letter} - A"}
         click.echo(f"{letter}: {label}")
     for table, form in ((settings, None), (results, "{:.6g}".format)):
         if len(table):
@@ -276,7 +246,8 @@ def _verify(notebooks: Path, folder: Path) -> int:
     """
     from nestedae_utils.rerun import runs
 
-    differences, changes = runs.verify(folder, notebooks, _cells())
+    report = functools.partial(_report, began=time.perf_counter())
+    differences, changes = runs.verify(folder, notebooks, report)
     for line in changes:
         click.echo(line)
     for line in differences:
@@ -288,13 +259,8 @@ def _verify(notebooks: Path, folder: Path) -> int:
 
 @_nestedae.command("fit")
 @click.argument("file", metavar="FILE.yml", type=_PATH)
-@_out("Folder of what is written.")
-@click.option(
-    "--by",
-    type=click.Choice(["declared", "row", "group"]),
-    default="declared",
-    help="What the folds are drawn by; as the file says if not given.",
-)
+@_out(help="Folder of what is written.")
+@click.option("--by", type=_FOLDS, default="declared", help=_BY)
 @click.option("--device", default="cpu", help="auto, cpu, cuda, cuda:N, mps.")
 @_force
 def _fit(file: Path, out: Path | None, by: str, device: str, force: bool) -> None:
@@ -328,7 +294,7 @@ def _fit(file: Path, out: Path | None, by: str, device: str, force: bool) -> Non
 @_nestedae.command("predict")
 @click.argument("model", type=_PATH)
 @click.argument("table", metavar="NEW.csv", type=_PATH)
-@click.option("-o", "out", type=_PATH, help="File to write, not stdout.")
+@_out(help="File to write, not stdout.")
 @click.option("--scale", default="", help="The last one if not given.")
 def _predict(model: Path, table: Path, out: Path | None, scale: str) -> None:
     """Predict with MODEL, from nestedae fit, for the rows of NEW.csv."""

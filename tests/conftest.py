@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty
+from typing import Any
 
 import nbformat
 import psutil
@@ -144,6 +147,19 @@ def notebooks(tmp_path: Path) -> Path:
     """Return a folder with the tiny chapter."""
     tiny(tmp_path / "notebooks")
     return tmp_path / "notebooks"
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names of all that is in a folder, in order."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def process(notebooks: Path, words: str, **settings: Any) -> subprocess.Popen:
+    """Start the command on a folder of chapters, as a process of its own."""
+    code = "from nestedae_utils import cli; from pathlib import Path; import sys"
+    code += f"; sys.exit(cli.main(sys.argv[1:], Path({str(notebooks)!r})))"
+    command, pipe = [sys.executable, "-c", code, *words.split()], subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **settings)
 
 
 def marked(mark: str) -> list[psutil.Process]:

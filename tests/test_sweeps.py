@@ -13,7 +13,7 @@ import xml.etree.ElementTree as ET
 import pandas as pd
 import psutil
 import pytest
-from conftest import ROOT, marked, tiny
+from conftest import ROOT, marked, names, process, tiny
 from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,39 +28,30 @@ def planned(notebooks, *axes, **fixed):
     return sweeps.grid(parameters.find("90", notebooks), axes, fixed)
 
 
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
 # --- grids -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("chapter", "axes", "given"),
+    ("chapter", "axes", "points"),
     [
-        ("03", ["seeds=1..3"], [{"seeds": n} for n in (1, 2, 3)]),
-        ("03", ["seeds=2..2,9"], [{"seeds": 2}, {"seeds": 9}]),
-        ("03", ["noise=0.5,1e-2"], [{"noise": 0.5}, {"noise": 0.01}]),
-        (
-            "05",
-            ["latent_sizes=2,4;8"],
-            [{"latent_sizes": t} for t in ("2,4", "8")],
-        ),
+        ("03", "seeds=1..3", "seeds=1, seeds=2, seeds=3"),
+        ("03", "seeds=2..2,9", "seeds=2, seeds=9"),
+        ("03", "noise=0.5,1e-2", "noise=0.5, noise=0.01"),
+        ("05", "latent_sizes=2,4;8", "latent_sizes=2,4, latent_sizes=8"),
         # the last axis varies fastest
         (
             "03",
-            ["settings=text,inputs", "latent=5..6"],
-            [
-                {"settings": text, "latent": n}
-                for text in ("text", "inputs")
-                for n in (5, 6)
-            ],
+            "settings=text,inputs latent=5..6",
+            "settings=text latent=5, settings=text latent=6, "
+            "settings=inputs latent=5, settings=inputs latent=6",
         ),
     ],
 )
-def test_grids(chapter, axes, given):
-    what = sweeps.grid(parameters.find(chapter), axes, {"epochs": 7})
-    assert [plan.given for plan in what] == [{**one, "epochs": 7} for one in given]
+def test_grids(chapter, axes, points):
+    what = sweeps.grid(parameters.find(chapter), axes.split(), {})
+    assert ", ".join(one.point for one in what) == points
+    again = sweeps.grid(parameters.find(chapter), axes.split(), {"epochs": 7})
+    assert [one.given for one in again] == [one.given | {"epochs": 7} for one in what]
 
 
 @given(st.lists(st.text(alphabet="0123456789.,;=seed-+e"), max_size=3))
@@ -104,7 +95,7 @@ def local(tmp_path_factory):
     lines = []
     done = sweeps.sweep(what, folder / "sweep", 2, tell=lines.append)
     assert len(lines) == 6
-    assert all(one.run is not None for one in done)
+    assert all(isinstance(one, runs.Run) for one in done.values())
     return folder / "notebooks", folder / "sweep"
 
 
@@ -137,20 +128,23 @@ def test_a_sweep_makes_what_is_missing(copied, monkeypatch):
     what = planned(notebooks, "seed=0..2", "noise=0,1")
     shutil.rmtree(folder / "runs" / what[3].key[:16])
     (folder / "runs" / what[0].key[:16] / "results.json").write_text("")
-    done = sweeps.sweep(what, folder)
-    assert [one.kept for one in done] == [True] * 3 + [False] + [True] * 2
-    assert "not a chapter's results" in done[0].line
+    line, *others = sweeps.sweep(what, folder).values()
+    assert re.search("not a chapter's results.*--retry runs it anew", line)
+    assert [one.found for one in others] == [True, True, False, True, True]
     assert len(pd.read_csv(folder / "sweep.csv")) == 5
-    assert sweeps.sweep(what[:1], folder, force=True)[0].run is not None
+    for _ in range(2):
+        (again,) = sweeps.sweep(what[:1], folder, force=True).values()
+        assert not again.found
+        assert len(names(folder / "runs")) == 6
     # and now no kernel is started
     monkeypatch.setattr(execution, "execute", None)
-    assert all(one.kept and one.run for one in sweeps.sweep(what, folder))
+    assert all(one.found for one in sweeps.sweep(what, folder).values())
 
 
 def test_another_grid_keeps_what_is_there(copied):
     notebooks, folder = copied
     done = sweeps.sweep(planned(notebooks, "seed=1..3"), folder)
-    assert [one.kept for one in done] == [True, True, False]
+    assert [one.found for one in done.values()] == [True, True, False]
     assert len(pd.read_csv(folder / "sweep.csv")) == 3
     assert len(names(folder / "runs")) == 7
 
@@ -159,10 +153,10 @@ def test_another_grid_keeps_what_is_there(copied):
 def test_failed_runs_are_listed_and_retried_on_request(notebooks, tmp_path):
     what, folder = planned(notebooks, "fail=false,true"), tmp_path / "sweep"
     for retry, kept in ((False, False), (False, True), (True, False)):
-        done = sweeps.sweep(what, folder, retry=retry)
-        assert [one.run is None for one in done] == [False, True]
-        assert "no luck" in done[1].line
-        assert done[1].kept == kept
+        run, line = sweeps.sweep(what, folder, retry=retry).values()
+        assert run.results["records"]
+        assert "no luck" in line
+        assert line.endswith("(--retry runs it anew)") == kept
     assert len(pd.read_csv(folder / "sweep.csv")) == 1
 
 
@@ -170,9 +164,9 @@ def test_failed_runs_are_listed_and_retried_on_request(notebooks, tmp_path):
 def test_a_killed_kernel_costs_one_retried_run(notebooks, tmp_path):
     flag = tmp_path / "flag"
     what = planned(notebooks, "seed=0..1", die=str(flag))
-    done = sweeps.sweep(what, tmp_path / "sweep")
+    done = sweeps.sweep(what, tmp_path / "sweep").values()
     assert flag.exists()
-    assert [one.run.results["records"][0]["value"] for one in done] == [0, 1]
+    assert [one.results["records"][0]["value"] for one in done] == [0, 1]
     left = names(tmp_path / "sweep" / "runs")
     assert left == sorted(plan.key[:16] for plan in what)
 
@@ -180,7 +174,7 @@ def test_a_killed_kernel_costs_one_retried_run(notebooks, tmp_path):
 def test_two_sweeps_in_one_folder(copied):
     notebooks, folder = copied
     with (
-        runs.held(folder, "sweep", sweeps.RECORD),
+        runs.held(folder, sweeps.RECORD),
         pytest.raises(RunError, match="another run is being made there"),
     ):
         sweeps.sweep(planned(notebooks, "seed=0"), folder)
@@ -215,37 +209,24 @@ class Cluster:
 
     def __init__(self, folder, environment):
         self.folder, self.environment = folder, environment
-        self.scheduler = self.start(
-            "scheduler",
-            *("--host", "127.0.0.1", "--port", "0", "--no-dashboard"),
-            *("--scheduler-file", folder / "scheduler.json"),
-        )
-        while not (folder / "scheduler.json").exists():
+        path = folder / "scheduler.json"
+        words = "scheduler --host 127.0.0.1 --port 0 --no-dashboard"
+        self.scheduler = self.start(f"{words} --scheduler-file {path}")
+        while not path.exists():
             time.sleep(0.1)
-        text = (folder / "scheduler.json").read_text()
-        self.address = json.loads(text)["address"]
+        self.address = json.loads(path.read_text())["address"]
         # no nanny: nothing starts a killed worker again
-        self.workers = [
-            self.start(
-                "worker",
-                *(self.address, "--nthreads", "1", "--no-nanny"),
-                *("--no-dashboard", "--name", f"w{number}"),
-                *("--local-directory", folder / "scratch"),
-            )
-            for number in (1, 2)
-        ]
+        words = f"worker {self.address} --nthreads 1 --no-nanny --no-dashboard"
+        words += f" --local-directory {folder / 'scratch'} --name w"
+        self.workers = [self.start(f"{words}{number}") for number in (1, 2)]
         with Client(self.address, set_as_default=False) as client:
             client.wait_for_workers(2, timeout=300)
 
-    def start(self, *words):
-        log = open(self.folder / f"{words[0]}.log", "a")  # noqa: SIM115
-        return subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_" + words[0]]
-            + list(map(str, words[1:])),
-            env=os.environ | self.environment,
-            stdout=log,
-            stderr=log,
-        )
+    def start(self, words):
+        command = f"{sys.executable} -m distributed.cli.dask_{words}".split()
+        environment = os.environ | self.environment
+        with open(self.folder / "log.txt", "a") as log:
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def at_work(self):
         """Return a worker that has a kernel."""
@@ -263,7 +244,7 @@ class Cluster:
         ]
         for _ in range(300):
             left = marked(self.environment["TEST_MARK"])
-            if sorted(one.pid for one in left) == sorted(alive):
+            if {one.pid for one in left} == set(alive):
                 return True
             time.sleep(0.1)
         return False
@@ -295,7 +276,7 @@ def test_a_worker_killed_at_work_costs_one_retried_run(cluster, local, tmp_path)
 
     what = planned(notebooks, "seed=0..2", "noise=0,1")
     done = sweeps.sweep(what, there, dask=cluster.address, tell=tell)
-    assert all(one.run for one in done)
+    assert all(isinstance(one, runs.Run) for one in done.values())
     assert len(lines) == 6
     one, other = (pd.read_csv(f / "sweep.csv") for f in (here, there))
     pd.testing.assert_frame_equal(one, other)
@@ -310,25 +291,15 @@ def test_a_cluster_reports_failures_and_can_be_left(
 ):
     there = {"dask": cluster.address}
     what = planned(notebooks, "fail=true,false")
-    done = sweeps.sweep(what, tmp_path / "a", **there)
-    assert "cell 3 of 6: RuntimeError: no luck" in done[0].line
-    assert done[1].run is not None
+    line, run = sweeps.sweep(what, tmp_path / "a", **there).values()
+    assert "cell 3 of 6: RuntimeError: no luck" in line
+    assert run.results["records"]
     (failed,) = (tmp_path / "a" / "runs").glob("*.failed")
     assert "no luck" in (failed / "90_tiny.ipynb").read_text()
 
     # Ctrl-C: the workers drop their runs, and can be used again
-    start = (
-        "import sys; from pathlib import Path;"
-        "from nestedae_utils.cli import main;"
-        "sys.exit(main(sys.argv[2:], Path(sys.argv[1])))"
-    )
-    command = subprocess.Popen(
-        [sys.executable, "-c", start, notebooks, "sweep", "90"]
-        + ["--grid", "seed=0..3", "-p", "wait=900", "-o", tmp_path / "b"]
-        + ["--dask", cluster.address],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = f"sweep 90 --grid seed=0..3 -p wait=900 -o {tmp_path / 'b'}"
+    command = process(notebooks, f"{words} --dask {cluster.address}")
     cluster.at_work()
     command.send_signal(signal.SIGINT)
     _, err = command.communicate(timeout=300)
@@ -336,13 +307,12 @@ def test_a_cluster_reports_failures_and_can_be_left(
     assert err.splitlines()[-1].startswith("nestedae: stopped by SIGINT")
     assert cluster.at_rest()
     assert names(tmp_path / "b" / "runs") == []
-    (again,) = sweeps.sweep(planned(notebooks, "seed=7"), tmp_path / "b", **there)
-    assert again.run is not None
+    done = sweeps.sweep(planned(notebooks, "seed=7"), tmp_path / "b", **there)
+    assert all(isinstance(one, runs.Run) for one in done.values())
 
     monkeypatch.setattr(runs, "package_digest", lambda: "another")
-    (other,) = sweeps.sweep(planned(notebooks, "seed=1"), tmp_path / "c", **there)
-    assert other.run is None
-    assert "has another version of the package" in other.line
+    done = sweeps.sweep(planned(notebooks, "seed=1"), tmp_path / "c", **there)
+    assert "has another version of the package" in "".join(done.values())
 
 
 @pytest.mark.slow
@@ -353,13 +323,8 @@ def test_a_scheduler_that_is_lost(cluster, notebooks, tmp_path):
         cluster.scheduler.kill()
         cluster.scheduler.wait()
 
-    done = sweeps.sweep(
-        planned(notebooks, "seed=0..5"),
-        tmp_path / "x",
-        dask=cluster.address,
-        tell=tell,
-    )
-    kept = [one for one in done if one.run is not None]
-    assert 1 <= len(kept) < 6
-    assert {one.line for one in done if one.run is None} == {"the scheduler was lost"}
-    assert len(pd.read_csv(tmp_path / "x" / "sweep.csv")) == len(kept)
+    what, folder = planned(notebooks, "seed=0..5"), tmp_path / "x"
+    done = sweeps.sweep(what, folder, dask=cluster.address, tell=tell).values()
+    lines = [one for one in done if isinstance(one, str)]
+    assert set(lines) == {"the scheduler was lost"}
+    assert len(pd.read_csv(folder / "sweep.csv")) == 6 - len(lines) >= 1

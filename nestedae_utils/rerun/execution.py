@@ -1,9 +1,8 @@
 """A notebook executed by papermill, and the end of all that it started.
 
-What an execution starts, the kernel and the kernel's workers, carries a token
-in its environment, so that all of it is found and ended, also where a process
-in between has died.  Should this process die itself, a reaper, a process that
-waits for that, ends the rest and removes the folder.
+The kernel and its workers carry a token in their environment, by which all of
+them are ended, also where a process in between has died.  Should this process
+die itself, a reaper, which waits for that, ends the rest and removes the folder.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import psutil
@@ -38,14 +36,11 @@ Report = Callable[[int, int], None]
 
 
 class RunError(RuntimeError):
-    """A run failed or cannot be made; one line for people.
+    """A run failed or cannot be made; one line for people."""
 
-    ``killed`` tells that its kernel died, which another attempt may cure.
-    """
 
-    def __init__(self, message: str, killed: bool = False) -> None:
-        super().__init__(message)
-        self.killed = killed
+class KernelDied(RunError):
+    """The kernel of a run died, which another attempt may cure."""
 
 
 class Stopped(RuntimeError):
@@ -62,33 +57,17 @@ def execute(
 ) -> None:
     """Execute a notebook; write it executed, and as HTML beside it.
 
-    Parameters
-    ----------
-    out
-        Its folder is where the kernel works; it is removed if this process
-        dies.
-    environment
-        More variables for the kernel.
-    stop
-        Asked twice a second; the execution ends when it says True.
-
-    Raises
-    ------
-    RunError
-        If a cell fails, the kernel dies, or a file cannot be written.
-    Stopped
-        If ``stop`` said so.
+    The kernel has more variables in its ``environment`` and works in the
+    folder of ``out``, which is removed if this process dies.  ``stop`` is
+    asked twice a second: `Stopped` is raised when it says True.  A cell that
+    fails or a file that cannot be written is a `RunError`, a kernel that dies
+    `KernelDied`.
     """
     token = uuid.uuid4().hex
     # the kernel imports this copy of the package
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    variables = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        **environment,
-        TOKEN: token,
-    }
-    cells: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    variables |= {**environment, TOKEN: token}
     with (
         open(out.parent / LOG, "wb") as log,
         ThreadPoolExecutor(1) as pool,
@@ -103,17 +82,12 @@ def execute(
     ):
         kernel = _kernel(env=variables, cwd=out.parent, stdout=log, stderr=log)
         # this thread, which signals interrupt, only waits
-        work = pool.submit(_papermill, source, out, parameters, kernel, cells.put)
-        work.add_done_callback(lambda _: cells.put(None))
-        cell: tuple[int, int] | None = (0, 0)
+        work = pool.submit(_papermill, source, out, dict(parameters), kernel, report)
         try:
-            while cell is not None:
+            while not work.done():
                 if stop():
                     raise Stopped("stopped on request")
-                with contextlib.suppress(Empty):
-                    cell = cells.get(timeout=0.5)
-                    if cell and report:
-                        report(*cell)
+                wait([work], timeout=0.5)
             work.result()
         finally:
             end(token)
@@ -136,8 +110,8 @@ def _kernel(**settings: Any) -> type:
     class Kernel(AsyncKernelManager):
         kernel_spec = KernelSpec(argv=[sys.executable, *launcher])
 
-        async def start_kernel(self, **more: Any) -> None:
-            await super().start_kernel(**settings, **more)
+        def start_kernel(self, *args: Any, **more: Any) -> Any:
+            return super().start_kernel(*args, **settings, **more)
 
     return Kernel
 
@@ -145,9 +119,9 @@ def _kernel(**settings: Any) -> type:
 def _papermill(
     source: Path,
     out: Path,
-    parameters: Mapping[str, Any],
+    parameters: dict[str, Any],
     kernel: type,
-    tell: Callable[[tuple[int, int]], None],
+    report: Report | None,
 ) -> None:
     import nbconvert
     import papermill
@@ -166,7 +140,8 @@ def _papermill(
         nonlocal number
         if cell.cell_type == "code":
             number += 1
-            tell((number, of))
+            if report:
+                report(number, of)
 
     try:
         # this thread's own
@@ -174,7 +149,7 @@ def _papermill(
             papermill.execute_notebook(
                 source,
                 out,
-                dict(parameters),
+                parameters,
                 kernel_name="python3",
                 kernel_manager_class=kernel,
                 progress_bar=False,
@@ -184,23 +159,24 @@ def _papermill(
             )
         page, _ = nbconvert.HTMLExporter().from_filename(str(out))
         out.with_suffix(".html").write_text(page, encoding="utf-8")
+    except BrokenPipeError:
+        # whoever reads the reports has seen enough
+        raise
     except Exception as error:
         where = f"cell {number} of {of}: " if number else ""
+        if isinstance(error, DeadKernelError):
+            raise KernelDied(f"{where}the kernel died") from None
         name = getattr(error, "ename", type(error).__name__)
         words = one_line(f"{name}: {getattr(error, 'evalue', error)}")
-        killed = isinstance(error, DeadKernelError)
-        if killed:
-            words = "the kernel died"
-        elif isinstance(error, OSError) and error.strerror:
+        if isinstance(error, OSError) and error.strerror:
             words = f"{error.strerror}: {error.filename or out}"
-        raise RunError(where + words, killed) from None
+        raise RunError(where + words) from None
 
 
 def one_line(text: str, longest: int = 300) -> str:
     """Return the first line of a text, without colours and not too long."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", text).strip()
-    first = text.splitlines()[0] if text else ""
-    first = "".join(sign if sign.isprintable() else " " for sign in first)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines() or [""]
+    first = "".join(sign if sign.isprintable() else " " for sign in lines[0])
     return first if len(first) <= longest else first[:longest] + "..."
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import datetime
 import functools
 import glob
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -21,10 +19,10 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,7 @@ from nestedae_utils.data import files
 from nestedae_utils.errors import DataError, ParameterError
 from nestedae_utils.model import cache
 from nestedae_utils.rerun import execution
-from nestedae_utils.rerun.execution import Report, RunError, one_line
+from nestedae_utils.rerun.execution import KernelDied, Report, RunError, one_line
 
 RUNS = files.WORKPLACE / "runs"
 """Where runs go that are given no folder."""
@@ -61,6 +59,17 @@ class Plan:
     digest: str
     key: str
 
+    @property
+    def folder(self) -> Path:
+        """Where the run goes if no folder is given."""
+        return RUNS / self.notebook.name / self.key[:16]
+
+    @property
+    def point(self) -> str:
+        """The parameters as they were given, "noise=0.5 seed=3"."""
+        given = self.given.items()
+        return " ".join(f"{n}={parameters.written(v)}" for n, v in given)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -75,12 +84,8 @@ class Run:
 def plan(notebook: parameters.Notebook, given: Mapping[str, Any]) -> Plan:
     """Return what a run of a chapter would be; nothing is started.
 
-    Raises
-    ------
-    ParameterError
-        If a parameter is not allowed, or this machine has no such device.
-    DataError
-        If the notebook names a figure as no file can be named.
+    A parameter that is not allowed, or a device that this machine has not, is
+    a `ParameterError`; a figure named as no file can be is a `DataError`.
     """
     effective = parameters.effective(notebook, given)
     device = effective.get("device")
@@ -89,15 +94,8 @@ def plan(notebook: parameters.Notebook, given: Mapping[str, Any]) -> Plan:
 
         device = str(resolve_device(device))
     digest = _digest(notebook.path, notebook.path.stat().st_mtime_ns)
-    parts = [notebook.name, effective, digest, package_digest()]
-    text = json.dumps(parts, sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()
+    key = cache.fingerprint([notebook.name, effective, digest, package_digest()])
     return Plan(notebook, dict(given), effective, device, digest, key)
-
-
-def default_folder(what: Plan) -> Path:
-    """Return where a run goes if no folder is given."""
-    return RUNS / what.notebook.name / what.key[:16]
 
 
 # a sweep plans thousands of runs of one notebook
@@ -110,12 +108,9 @@ def _digest(notebook: Path, changed: int) -> str:
 @functools.cache
 def package_digest() -> str:
     """Return a digest of the sources, tables and libraries behind results."""
-    sources = [
-        path
-        for path in cache.PACKAGE.rglob("*.*")
-        if path.suffix in (".py", ".mplstyle") and path.parent.name != "rerun"
-    ]
-    tables = [path for path in files.DATA.iterdir() if path.is_file()]
+    sources = [p for p in cache.sources("") if p.parent.name != "rerun"]
+    others = [*cache.PACKAGE.rglob("*.mplstyle"), *files.DATA.iterdir()]
+    tables = [path for path in others if path.is_file()]
     return cache.digest(sorted([*sources, *tables]), cache.LIBRARIES)
 
 
@@ -127,15 +122,12 @@ def run(
 ) -> Run:
     """Make a run in a folder, or find it there; with ``force`` make it anew.
 
-    Raises
-    ------
-    RunError
-        If the run fails, the folder cannot be used, holds another run or
-        other data, or another run is being made there.
+    A run that fails is a `RunError`, and so is a folder that cannot be used,
+    that holds another run or other data, or where a run is being made.
     """
     folder = Path(os.path.abspath(folder))
-    with held(folder, "run", RECORD) as scratch:
-        if holds(folder, "run", RECORD) and not force:
+    with held(folder, RECORD) as scratch:
+        if (folder / RECORD).is_file() and not force:
             return find(what, folder)
         make(what, scratch / "new", report)
         return settle(scratch / "new", folder)
@@ -143,7 +135,7 @@ def run(
 
 def settle(new: Path, folder: Path) -> Run:
     """Give a run that was made its folder; one that failed lies beside it."""
-    record, failed = _record(new), folder.with_name(f"{folder.name}.failed")
+    record, failed = _record(new), Path(f"{folder}.failed")
     if (failed / RECORD).is_file():
         shutil.rmtree(failed)
     if record["status"] != 0:
@@ -156,14 +148,14 @@ def settle(new: Path, folder: Path) -> Run:
             f"is {shown(failed / record['chapter'])}.ipynb"
         )
     if folder.exists():
-        folder.rename(new.with_name(f"{new.name}.old"))
+        folder.rename(new.with_suffix(".old"))
     new.rename(folder)
     return read(folder)
 
 
 def failure(folder: Path) -> str:
     """Return why the last attempt at a run of a folder failed, if it did."""
-    failed = folder.with_name(f"{folder.name}.failed")
+    failed = Path(f"{folder}.failed")
     if not (failed / RECORD).is_file():
         return ""
     error = _record(failed).get("error", "unknown error")
@@ -175,51 +167,46 @@ def make(
     folder: Path,
     report: Report | None = None,
     stop: Callable[[], bool] = lambda: False,
-    **variables: str,
+    variables: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Make a run in a new folder, with more variables for its kernel.
 
     Returns its record, which tells whether it failed.
     """
-    name = what.notebook.name
+    name, started = what.notebook.name, datetime.now(UTC)
     notebook, results = folder / f"{name}.ipynb", folder / ".results"
     folder.mkdir()
-    variables["NESTEDAE_RESULTS"] = str(results)
+    environment = {"NESTEDAE_RESULTS": str(results), **(variables or {})}
     for variable in (files.CACHE_VARIABLE, files.MIRROR_VARIABLE):
         # the kernel works in another folder than this process
-        path = variables.get(variable) or os.environ.get(variable)
-        if path:
-            variables[variable] = os.path.abspath(os.path.expanduser(path))
+        if path := environment.get(variable) or os.environ.get(variable):
+            environment[variable] = os.path.abspath(os.path.expanduser(path))
+    source, written = what.notebook.path, results / f"{name}.json"
     outcome: dict[str, Any] = {"checksums": {}, "status": 0}
-    start, began = _now(), time.perf_counter()
     try:
-        execution.execute(
-            *(what.notebook.path, notebook, what.effective, variables),
-            *(report, stop),
-        )
-        if not (results / f"{name}.json").is_file():
+        execution.execute(source, notebook, what.effective, environment, report, stop)
+        if not written.is_file():
             raise RunError("its last cell wrote no results (chapter.finish())")
-        (results / f"{name}.json").rename(folder / RESULTS)
-        content = records.read_results(folder / RESULTS)
+        content = records.read_results(written.rename(folder / RESULTS))
         outcome["checksums"] = content.get("checksums", {})
         for path, picture in _figures(notebook).items():
             (folder / "figures").mkdir(exist_ok=True)
             (folder / "figures" / path).write_bytes(picture)
         (folder / execution.LOG).unlink()
     except (RunError, DataError) as error:
-        killed = getattr(error, "killed", False)
+        killed = isinstance(error, KernelDied)
         outcome |= {"status": 1, "error": str(error), "killed": killed}
     shutil.rmtree(results, ignore_errors=True)
     version = importlib.metadata.version
-    package = version("nestedae-companion")
     libraries = {name: version(name) for name in (*cache.LIBRARIES, *TOOLS)}
-    commit, changed = _commit()
+    package = {"version": version("nestedae-companion"), "digest": package_digest()}
+    finished, (commit, changed) = datetime.now(UTC), _commit()
     record = {
         "chapter": name,
         "given": what.given,
         "parameters": what.effective,
         "seeds": {n: v for n, v in what.effective.items() if "seed" in n},
-        "package": {"version": package, "digest": package_digest()},
+        "package": package,
         "notebook": what.digest,
         "versions": {"python": platform.python_version(), **libraries},
         "commit": commit,
@@ -227,9 +214,9 @@ def make(
         "data": files.present(),
         "device": what.device,
         "machine": platform.machine(),
-        "started": start,
-        "finished": _now(),
-        "seconds": round(time.perf_counter() - began, 1),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "seconds": round((finished - started).total_seconds(), 1),
         "key": what.key,
         **outcome,
     }
@@ -237,34 +224,27 @@ def make(
     return record
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
 def _commit() -> tuple[str | None, bool | None]:
     """Return the commit of the project, and whether files differ from it."""
     # not that of another repository in which an environment may lie
     git = "git --git-dir=.git --work-tree=. describe --always --abbrev=40"
+    words = [*git.split(), "--exclude=*", "--dirty"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        text = subprocess.check_output(
-            [*git.split(), "--exclude=*", "--dirty"],
-            cwd=files.DATA.parent,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            timeout=20,
-        ).strip()
-        return text.removesuffix("-dirty"), text.endswith("-dirty")
+        done = subprocess.run(
+            words, cwd=files.DATA.parent, timeout=20, capture_output=True, check=True
+        )
+        commit = done.stdout.decode().strip()
+        return commit.removesuffix("-dirty"), commit.endswith("-dirty")
     return None, None
 
 
 def _figures(notebook: Path) -> dict[str, bytes]:
     """Return the files of a notebook's named figures."""
-    pictures = {}
+    pictures: dict[str, bytes] = {}
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        figure = cell["metadata"].get("mystnb", {}).get("figure", {})
-        if "name" not in figure:
+        name = cell["metadata"].get("mystnb", {}).get("figure", {}).get("name")
+        if name is None:
             continue
-        name = figure["name"]
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)):
             raise DataError(
                 f"{notebook.name}: figure name {name!r} given, letters, "
@@ -290,47 +270,26 @@ def shown(folder: Path) -> Path:
     return folder
 
 
-def unwritable(folder: Path, error: OSError) -> str:
-    """Return the line that says why a folder cannot be written."""
-    reason = error.strerror or type(error).__name__
-    return (
-        f"{shown(folder)}: cannot be written ({reason}); make room or give "
-        "another folder with -o."
-    )
-
-
-def holds(folder: Path, what: str, record: str) -> bool:
-    """Tell whether a folder holds a run or a sweep, by its record's name.
-
-    One that holds something else, or is no folder, is a RunError.
-    """
-    there = (folder / record).is_file()
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise RunError(
-            f"{shown(folder)}: not a folder; give another with -o, or remove it."
-        )
-    if not there and any(folder.glob("*")):
-        raise RunError(
-            f"{shown(folder)}: not empty, and holds no {what}; give an empty "
-            "or a new folder with -o."
-        )
-    return there
-
-
 @contextlib.contextmanager
-def held(folder: Path, what: str, record: str) -> Iterator[Path]:
-    """Hold a run's or a sweep's folder alone; give a new one beside it.
+def held(folder: Path, record: str) -> Iterator[Path]:
+    """Hold the folder of a run or a sweep alone; give a new one beside it.
 
-    Raises
-    ------
-    RunError
-        If the folder is another's, is held already, or cannot be written.
+    A folder that is none, that holds something else than what has such a
+    record, that is held already or cannot be written is a `RunError`.
     """
+    kind = record.removesuffix(".json")
     lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
     path, beside = Path(lock.lock_file), f".{folder.name}.part-"
+    fault = ""
     try:
         # before the lock, which would lie beside folders of others
-        holds(folder, what, record)
+        if os.path.lexists(folder) and not folder.is_dir():
+            fault = "not a folder; give another with -o, or remove it."
+        elif not (folder / record).is_file() and any(folder.glob("*")):
+            fault = f"not empty, and holds no {kind}; give an empty or a new "
+            fault += "folder with -o."
+        if fault:
+            raise RunError(f"{shown(folder)}: {fault}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         # some file systems say of what they refuse that another has it
         path.touch()
@@ -348,8 +307,12 @@ def held(folder: Path, what: str, record: str) -> Iterator[Path]:
             "end, or give another folder with -o."
         ) from None
     except OSError as error:
-        kept = " Finished runs are kept." if what == "sweep" else ""
-        raise RunError(unwritable(folder, error) + kept) from None
+        rest = " Finished runs are kept." if kind == "sweep" else ""
+        raise RunError(
+            f"{shown(folder)}: cannot be written "
+            f"({error.strerror or type(error).__name__}); make room or give "
+            f"another folder with -o.{rest}"
+        ) from None
     finally:
         if lock.is_locked:
             # first removed: who waits for this very file sees that
@@ -359,10 +322,10 @@ def held(folder: Path, what: str, record: str) -> Iterator[Path]:
 
 # --- runs that are there ---------------------------------------------------
 
-_KEYS = {
-    str: ["chapter", "notebook", "key"],
-    dict: ["parameters", "package", "versions", "checksums", "data"],
-    int: ["status"],
+_KEYS: dict[type, str] = {
+    str: "chapter notebook key",
+    dict: "parameters package versions checksums data",
+    int: "status",
 }
 
 
@@ -372,7 +335,7 @@ def _record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         for kind, keys in _KEYS.items():
-            for key in keys:
+            for key in keys.split():
                 if not isinstance(record[key], kind):
                     raise TypeError(key)
     except OSError as error:
@@ -389,13 +352,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Run:
-    """Return a finished run.
-
-    Raises
-    ------
-    DataError
-        If there is none in the folder, or its files are damaged.
-    """
+    """Return a finished run; a `DataError` if there is none, or it is damaged."""
     record, results = _record(folder), folder / RESULTS
     if record["status"] != 0:
         raise DataError(f"{shown(folder)}: this run failed; give a finished one.")
@@ -410,30 +367,27 @@ def find(what: Plan, folder: Path) -> Run:
     Those data count that the run used, and those that a run of the chapter
     with its defaults uses: a file that was absent then may be there now.
     """
-    found = read(folder)
-    record, now = found.record, files.present()
-    kept, used = record["parameters"], set(record["checksums"])
+    there = read(folder)
+    record, before, now = there.record, there.record["parameters"], files.present()
+    used = set(record["checksums"])
     reference = records.REFERENCE / f"{record['chapter']}.json"
     if reference.is_file():
         used |= set(records.read_results(reference).get("checksums", {}))
     changed = [n for n in now if n in used and now[n] != record["data"].get(n)]
-    names = [n for n, v in what.effective.items() if kept.get(n) != v]
-    other = "of another version of the notebook or the package"
-    if record["chapter"] != what.notebook.name:
-        other = f"of chapter {record['chapter']}"
-    elif names:
-        other = "with " + ", ".join(f"{n}={kept.get(n)}" for n in names)
-    if record["key"] != what.key:
-        raise RunError(
-            f"{shown(folder)}: holds another run ({other}); --force replaces "
-            "it, -o names another folder."
-        )
-    if changed:
-        raise RunError(
-            f"{shown(folder)}: holds this run, but on data that have changed "
-            f"since ({', '.join(changed)}); --force runs anew."
-        )
-    return replace(found, found=True)
+    other = [n for n, value in what.effective.items() if before.get(n) != value]
+    if record["key"] == what.key:
+        if not changed:
+            return replace(there, found=True)
+        fault = f"on data that have changed since ({', '.join(changed)})"
+        fault = f"this run, but {fault}; --force runs anew"
+    else:
+        why = "of another version of the notebook or the package"
+        if record["chapter"] != what.notebook.name:
+            why = f"of chapter {record['chapter']}"
+        elif other:
+            why = "with " + ", ".join(f"{n}={before.get(n)}" for n in other)
+        fault = f"another run ({why}); --force replaces it, -o names another folder"
+    raise RunError(f"{shown(folder)}: holds {fault}.")
 
 
 def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -446,13 +400,11 @@ def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
         raise ParameterError(f"runs: {len(folders)} given, at least 2 are allowed.")
     first, settings, results = str(folders[0]), {}, {}
     for label, one in {str(folder): read(folder) for folder in folders}.items():
-        chapter = {"chapter": one.record["chapter"]}
-        settings[label] = chapter | one.record["parameters"]
+        settings[label] = {"chapter": one.record["chapter"], **one.record["parameters"]}
         values = {r["quantity"]: r["value"] for r in one.results["records"]}
         results[label] = pd.Series(values, dtype=float)
         if label != first:
-            difference = results[label] - results[first]
-            results[f"{label} - {first}"] = difference
+            results[f"{label} - {first}"] = results[label] - results[first]
     table = pd.DataFrame(settings, dtype=object)
     return table[table.map(repr).nunique(axis=1) > 1], pd.DataFrame(results)
 
@@ -462,38 +414,35 @@ def verify(
 ) -> tuple[list[str], list[str]]:
     """Make a run again from its record, trainings too; compare the results.
 
-    Returns
-    -------
-    differences, changes : list of str
-        Quantities that leave the repeat tolerance of
-        ``data/quantities.csv``; data, versions and sources that are not as
-        recorded.
+    Returns lines on the quantities that leave the repeat tolerance of
+    ``data/quantities.csv``, and on data, versions and sources that are not as
+    recorded.
     """
-    old = read(folder)
-    notebook = parameters.find(old.record["chapter"], notebooks)
-    what = plan(notebook, old.record["parameters"])
+    before = read(folder)
+    notebook = parameters.find(before.record["chapter"], notebooks)
+    what = plan(notebook, before.record["parameters"])
     with tempfile.TemporaryDirectory(prefix="nestedae-verify-") as scratch:
-        fresh, own = Path(scratch, "run"), Path(scratch, "cache")
-        own.mkdir()
+        fresh, trainings = Path(scratch, "run"), Path(scratch, "cache")
+        trainings.mkdir()
         # trainings are computed anew, downloads are not
-        (own / "data").symlink_to(files.folder().absolute())
-        record = make(what, fresh, report, **{files.CACHE_VARIABLE: str(own)})
+        (trainings / "data").symlink_to(files.folder().absolute())
+        variables = {files.CACHE_VARIABLE: str(trainings)}
+        record = make(what, fresh, report, variables=variables)
         if record["status"] != 0:
             raise RunError(f"{notebook.name}: {record['error']}")
-        new = read(fresh)
-    changes = []
+        again = read(fresh)
+    lines = []
     for kind, words, length in (
         ("checksums", "data {}: sha256", 12),
         ("versions", "version of {}:", 99),
     ):
-        was, now = old.record[kind], record[kind]
-        for name in sorted({*was, *now}):
-            pair = [str(one.get(name, "none"))[:length] for one in (now, was)]
-            if was.get(name) != now.get(name):
-                line = "{} now, {} recorded".format(*pair)
-                changes.append(f"{words.format(name)} {line}")
-    if old.record["notebook"] != record["notebook"]:
-        changes.append("notebook: changed since")
-    if old.record["package"].get("digest") != record["package"]["digest"]:
-        changes.append("package: sources or tables changed since")
-    return records.differences(new.results, old.results), changes
+        old, new = before.record[kind], record[kind]
+        for name in sorted(old.keys() | new.keys()):
+            now, was = (str(one.get(name, "none"))[:length] for one in (new, old))
+            if old.get(name) != new.get(name):
+                lines.append(f"{words.format(name)} {now} now, {was} recorded")
+    if before.record["notebook"] != record["notebook"]:
+        lines.append("notebook: changed since")
+    if before.record["package"].get("digest") != record["package"]["digest"]:
+        lines.append("package: sources or tables changed since")
+    return records.differences(again.results, before.results), lines

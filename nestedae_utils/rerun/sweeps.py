@@ -10,9 +10,7 @@ the same version and the data, but no common file system.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
-import json
 import logging
 import math
 import os
@@ -21,71 +19,43 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from nestedae_utils.book import parameters, records
-from nestedae_utils.errors import (
-    DataError,
-    ParameterError,
-    replacing,
-    shown,
-)
+from nestedae_utils.errors import DataError, ParameterError, replacing, shown
+from nestedae_utils.model import cache
 from nestedae_utils.rerun import runs
 from nestedae_utils.rerun.execution import RunError, one_line
 from nestedae_utils.rerun.runs import Plan, Run
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+    from matplotlib.figure import Figure
 
 LIMIT = 10_000
 """Combinations that a sweep may have."""
 PATIENCE = 5
 """Seconds in which a scheduler has to answer."""
 RECORD = "sweep.json"
-COLUMNS = ["quantity", "value", "spread", "unit", "replicas"]
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A run of a sweep, or the line that says why there is none.
-
-    ``kept`` tells that it is the outcome of an earlier sweep.
-    """
-
-    plan: Plan
-    run: Run | None
-    line: str = "finished"
-    kept: bool = False
-
-    @property
-    def point(self) -> str:
-        """The combination as it was given, "noise=0.5 seed=3"."""
-        given = self.plan.given.items()
-        return " ".join(f"{n}={parameters.written(v)}" for n, v in given)
 
 
 # --- the grid --------------------------------------------------------------
 
 
 def grid(
-    notebook: parameters.Notebook,
-    axes: Iterable[str],
-    fixed: Mapping[str, Any],
+    notebook: parameters.Notebook, axes: Iterable[str], fixed: Mapping[str, Any]
 ) -> list[Plan]:
     """Return the runs of a grid, the last axis varying fastest.
 
     An axis is a text such as "noise=0,0.5,1" or, for whole numbers,
     "seed=0..9", both ends included; values that are lists themselves are
-    divided by semicolons, "latent_sizes=2,4;2,8".
-
-    Raises
-    ------
-    ParameterError
-        If there is no axis, a faulty one, one of a parameter that is fixed
-        too, or more than `LIMIT` combinations.
+    divided by semicolons, "latent_sizes=2,4;2,8".  No axis, a faulty one, one
+    of a ``fixed`` parameter and more than `LIMIT` runs are a `ParameterError`.
     """
     values: dict[str, list[Any]] = {}
     for name, text in parameters.assignments(axes).items():
@@ -110,29 +80,26 @@ def grid(
 
 
 def _axis(one: parameters.Parameter, text: str) -> list[Any]:
-    def refused(given: str, fault: str) -> ParameterError:
-        return ParameterError(f"{one.name}: {shown(given)} given, {fault}.")
-
+    """Return the values of an axis, each checked and different."""
     values: list[Any] = []
-    # the rule is a part of the parameter, or will be
-    for part in text.split(";" if getattr(one, "rule", one).listed else ","):
-        if not part:
-            fault = "it has an empty value; separate values by single commas"
-            raise refused(text, fault)
-        if one.kind is not int or ".." not in part:
-            values.append(one.parse(part))
-            continue
-        span = re.fullmatch(r"([0-9]{1,18})\.\.([0-9]{1,18})", part)
+    for item in text.split(";" if one.listed else ","):
+        is_range, fault = one.kind is int and ".." in item, ""
+        span = re.fullmatch(r"([0-9]{1,18})\.\.([0-9]{1,18})", item)
         first, last = map(int, span.groups()) if span else (1, 0)
-        if last < first:
-            fault = "a range of whole numbers that does not run backwards is"
-            raise refused(part, f"{fault} allowed, for example 0..9")
-        if last - first >= LIMIT:
-            fault = f"at most {LIMIT} combinations are allowed"
-            raise refused(part, f"{fault}; give fewer values")
-        values += [one.parse(str(n)) for n in range(first, last + 1)]
+        if not item:
+            fault = "it has an empty value; separate values by single commas"
+        elif is_range and last < first:
+            fault = "a range of whole numbers that does not run backwards is "
+            fault += "allowed, for example 0..9"
+        elif is_range and last - first >= LIMIT:
+            fault = f"at most {LIMIT} combinations are allowed; give fewer values"
+        if fault:
+            raise ParameterError(f"{one.name}: {shown(item or text)} given, {fault}.")
+        items = map(str, range(first, last + 1)) if is_range else [item]
+        values += map(one.parse, items)
     if len(set(values)) != len(values):
-        raise refused(text, "each value may stand only once")
+        fault = "each value may stand only once"
+        raise ParameterError(f"{one.name}: {shown(text)} given, {fault}.")
     return values
 
 
@@ -141,9 +108,8 @@ def _axis(one: parameters.Parameter, text: str) -> list[Any]:
 
 def default_folder(what: Sequence[Plan]) -> Path:
     """Return where a sweep goes if no folder is given."""
-    text = json.dumps([one.given for one in what])
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return runs.RUNS / what[0].notebook.name / f"sweep-{digest}"
+    digest = cache.fingerprint([one.given for one in what])[:16]
+    return what[0].folder.with_name(f"sweep-{digest}")
 
 
 def sweep(
@@ -154,40 +120,31 @@ def sweep(
     tell: Tell = lambda line: None,
     retry: bool = False,
     force: bool = False,
-) -> list[Outcome]:
+) -> dict[Plan, Run | str]:
     """Make all runs of a grid; write their table and their plot.
 
-    Parameters
-    ----------
-    jobs
-        Runs at a time on this machine.
-    dask
-        Address of a scheduler on whose workers to run instead.
-    tell
-        Takes a line for each run.
-    retry, force
-        Make those runs anew that failed in an earlier sweep, or all.
-
-    Raises
-    ------
-    RunError
-        If the folder cannot be used, or no scheduler answers.
+    There are ``jobs`` runs at a time on this machine, or as many as the
+    scheduler ``dask`` has workers for; ``tell`` takes a line for each.  Those
+    that failed in an earlier sweep are made again with ``retry``, all with
+    ``force``.  A run that failed has the line that says why.  A folder that
+    cannot be used, or a scheduler that does not answer, is a `RunError`.
     """
     folder = Path(os.path.abspath(folder))
-    if dask is not None and not re.fullmatch(
-        r"(tcp|tls|ws|wss)://[^\s/]+:[0-9]{1,5}", dask
-    ):
+    scheme = r"(tcp|tls|ws|wss)://[^\s/]+:[0-9]{1,5}"
+    if dask is not None and not re.fullmatch(scheme, dask):
         raise ParameterError(
             f"dask: {shown(dask)} given, the address of a scheduler is "
             "allowed, for example tcp://127.0.0.1:8786."
         )
-    with runs.held(folder, "sweep", RECORD) as scratch:
-        places = {one: folder / "runs" / one.key[:16] for one in what}
-        known = [] if force else [_kept(*one, retry) for one in places.items()]
-        outcomes = {one.plan: one for one in known if one}
+    with runs.held(folder, RECORD) as scratch:
+        paths = {one: folder / "runs" / one.folder.name for one in what}
+        earlier = (
+            {} if force else {one: _earlier(one, paths[one], retry) for one in what}
+        )
+        outcomes = {one: outcome for one, outcome in earlier.items() if outcome}
         missing = [one for one in what if one not in outcomes]
         with _client(dask, jobs, scratch) as client:
-            given = {place.name: one.given for one, place in places.items()}
+            given = {path.name: one.given for one, path in paths.items()}
             content = {"chapter": what[0].notebook.name, "runs": given}
             records.write_json(folder / RECORD, content)
             (folder / "runs").mkdir(exist_ok=True)
@@ -197,37 +154,34 @@ def sweep(
             cores = str(max(1, (os.cpu_count() or 1) // jobs))
             variables = {"LOKY_MAX_CPU_COUNT": cores} if jobs > 1 else {}
             for one, future in _ended(missing, client, variables, tell):
-                outcome = _arrived(one, future, places[one])
-                outcomes[one] = outcome
-                words = f"{outcome.point}: {outcome.line}"
-                tell(f"{len(outcomes)} of {len(what)}: {words}")
-        ordered = [outcomes[one] for one in what]
+                outcome = outcomes[one] = _arrived(future, paths[one])
+                words = outcome if isinstance(outcome, str) else "finished"
+                tell(f"{len(outcomes)} of {len(what)}: {one.point}: {words}")
+        ordered = {one: outcomes[one] for one in what}
         _write(ordered, folder)
         return ordered
 
 
-def _kept(what: Plan, place: Path, retry: bool) -> Outcome | None:
-    """Return the outcome of an earlier sweep, if it stands."""
+def _earlier(what: Plan, folder: Path, retry: bool) -> Run | str:
+    """Return the outcome of an earlier sweep; an empty line, if none stands."""
     try:
-        if (place / runs.RECORD).is_file():
-            return Outcome(what, runs.find(what, place), kept=True)
-        line = "" if retry else runs.failure(place)
+        if (folder / runs.RECORD).is_file():
+            return runs.find(what, folder)
+        line = "" if retry else runs.failure(folder)
     except (RunError, DataError) as error:
         line = str(error)
-    return Outcome(what, None, line, kept=True) if line else None
+    return line and f"{line} (--retry runs it anew)"
 
 
 @contextlib.contextmanager
-def _client(address: str | None, jobs: int, scratch: Path) -> Iterator[Any]:
+def _client(address: str | None, jobs: int, scratch: Path) -> Iterator[Client]:
     """Connect to a scheduler, by its address or one of our own."""
-    import dask
     import distributed
 
     # it logs tracebacks of lost connections; the outcomes say it in a line
     for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(dask.config.set(temporary_directory=str(scratch)))
         # its end waits for that of all runs
         pool = stack.enter_context(ThreadPoolExecutor(jobs))
         # within this process, so that nobody else can send it work
@@ -237,6 +191,7 @@ def _client(address: str | None, jobs: int, scratch: Path) -> Iterator[Any]:
                 threads_per_worker=jobs,
                 executor=pool,
                 processes=False,
+                local_directory=str(scratch),
                 memory_limit=None,
                 dashboard_address="127.0.0.1:0",
                 worker_dashboard_address="127.0.0.1:0",
@@ -255,28 +210,23 @@ def _client(address: str | None, jobs: int, scratch: Path) -> Iterator[Any]:
 
 
 def _ended(
-    what: Sequence[Plan],
-    client: Any,
-    variables: Mapping[str, str],
-    tell: Tell,
-) -> Iterator[tuple[Plan, Any]]:
+    what: Sequence[Plan], client: Client, variables: Mapping[str, str], tell: Tell
+) -> Iterator[tuple[Plan, Future]]:
     """Have workers make runs; give each with its future when it has ended."""
     from distributed import as_completed
 
     if not what:
         return
-    if not client.scheduler_info(n_workers=-1)["workers"]:
+    if client.scheduler and not client.scheduler_info(n_workers=-1)["workers"]:
         tell(f"waiting for a worker at {client.scheduler.address}")
     text = what[0].notebook.path.read_text(encoding="utf-8")
     # sent once, and again if the worker that has it is lost
     notebook = client.submit(str, text, pure=False)
-    futures: dict[Any, Plan] = {}
+    futures: dict[Future, Plan] = {}
     try:
         for rank, one in enumerate(what):
-            words = (one.notebook.name, notebook, one.given, one.key)
-            future = client.submit(
-                remote, *words, variables, pure=False, priority=-rank
-            )
+            words = (one.notebook.name, notebook, one.given, one.key, variables)
+            future = client.submit(remote, *words, pure=False, priority=-rank)
             futures[future] = one
         ended = as_completed(futures, loop=client.loop)
         for future in ended:
@@ -295,11 +245,8 @@ def remote(
     given: Mapping[str, Any],
     key: str,
     variables: Mapping[str, str],
-) -> dict[str, bytes]:
-    """Make a run on a worker, and once more if its kernel is killed.
-
-    Returns its files, by their names within its folder.
-    """
+) -> bytes:
+    """Make a run on a worker, and once more if its kernel dies; return it zipped."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -307,14 +254,14 @@ def remote(
 
     def cancelled() -> bool:
         state = getattr(worker.state.tasks.get(task), "state", "cancelled")
-        closing = worker.status.name in ("closing", "closed")
-        return closing or state == "cancelled"
+        return state == "cancelled" or worker.status.name in ("closing", "closed")
 
     with tempfile.TemporaryDirectory(
         dir=worker.local_directory, ignore_cleanup_errors=True
     ) as scratch:
-        Path(scratch, f"{name}.ipynb").write_text(notebook, encoding="utf-8")
-        what = runs.plan(parameters.find(name, Path(scratch)), given)
+        path = Path(scratch, f"{name}.ipynb")
+        path.write_text(notebook, encoding="utf-8")
+        what = runs.plan(parameters.read(path), given)
         if what.key != key:
             raise RunError(
                 f"worker {worker.address}: has another version of the "
@@ -322,55 +269,45 @@ def remote(
             )
         for attempt in ("first", "second"):
             folder = Path(scratch, attempt)
-            record = runs.make(what, folder, stop=cancelled, **variables)
+            record = runs.make(what, folder, stop=cancelled, variables=variables)
             if not record.get("killed"):
                 break
-        return {
-            path.relative_to(folder).as_posix(): path.read_bytes()
-            for path in folder.rglob("*")
-            if path.is_file()
-        }
+        return Path(shutil.make_archive(str(folder), "zip", folder)).read_bytes()
 
 
-def _arrived(what: Plan, future: Any, place: Path) -> Outcome:
-    """Write the files of a run."""
-    new = place.with_name(f".{place.name}.part")
-    shutil.rmtree(new, ignore_errors=True)
+def _arrived(future: Future, folder: Path) -> Run | str:
+    """Unpack a run into its folder, or return the line that says why not."""
     try:
         if future.status not in ("finished", "error"):
             raise CancelledError
-        for name, content in future.result().items():
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            (new / name).write_bytes(content)
-        future.release()
-        return Outcome(what, runs.settle(new, place))
+        with runs.held(folder, runs.RECORD) as scratch:
+            archive = scratch / "run.zip"
+            archive.write_bytes(future.result())
+            future.release()
+            shutil.unpack_archive(archive, scratch / "new")
+            return runs.settle(scratch / "new", folder)
     except CancelledError:
-        line = "the scheduler was lost"
+        return "the scheduler was lost"
     except (RunError, DataError, ParameterError) as error:
-        line = str(error)
-    except OSError as error:
-        line = runs.unwritable(place, error)
+        return str(error)
     except Exception as error:
-        line = one_line(repr(error))
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    return Outcome(what, None, line)
+        return one_line(repr(error))
 
 
 # --- the table and the plot ------------------------------------------------
 
 
-def _write(outcomes: Sequence[Outcome], folder: Path) -> None:
+def _write(outcomes: Mapping[Plan, Run | str], folder: Path) -> None:
     """Write a row for each finished run and quantity, and a plot of them."""
     rows = [
         {
-            "run": one.run.folder.name,
-            **one.plan.effective,
-            **{name: record[name] for name in COLUMNS},
+            "run": run.folder.name,
+            **one.effective,
+            **{n: record[n] for n in records.OURS},
         }
-        for one in outcomes
-        if one.run
-        for record in one.run.results["records"]
+        for one, run in outcomes.items()
+        if isinstance(run, Run)
+        for record in run.results["records"]
     ]
     table, drawing = folder / "sweep.csv", folder / "sweep.svg"
     if not rows:
@@ -382,7 +319,7 @@ def _write(outcomes: Sequence[Outcome], folder: Path) -> None:
     with replacing(table) as beside:
         frame.to_csv(beside, index=False)
     with replacing(drawing) as beside:
-        figure = plot(frame, _axes([one.plan.given for one in outcomes]))
+        figure = plot(frame, _axes([one.given for one in outcomes]))
         figure.savefig(beside, format="svg")
 
 
@@ -392,13 +329,13 @@ def _axes(given: Sequence[Mapping[str, Any]]) -> list[str]:
     They are those in which the runs differ; a seed is what is averaged over,
     unless nothing else differs.
     """
-    values = {name: {one[name] for one in given} for name in given[0]}
-    axes = sorted(values, key=lambda name: -len(values[name]))
-    differ = [name for name in axes if len(values[name]) > 1] or axes[:1]
+    values = {name: len({one[name] for one in given}) for name in given[0]}
+    axes = sorted(values, key=lambda name: -values[name])
+    differ = [name for name in axes if values[name] > 1] or axes[:1]
     return [name for name in differ if name != "seed"] or differ
 
 
-def plot(frame: pd.DataFrame, axes: Sequence[str]) -> Any:
+def plot(frame: pd.DataFrame, axes: Sequence[str]) -> Figure:
     """Draw each quantity of a table against the first of the axes.
 
     A point is a run; the lines, one for each value of the second axis, join
@@ -407,24 +344,19 @@ def plot(frame: pd.DataFrame, axes: Sequence[str]) -> Any:
     import seaborn as sns
     from matplotlib import rc_context
 
+    from nestedae_utils.book.figures import STYLE
+
     first, second = [*axes, None][:2]
     texts = [n for n in axes if n == second or frame[n].dtype.kind not in "if"]
     frame = frame.assign(**{n: frame[n].map(parameters.written) for n in texts})
     drawn = {"x": first, "y": "value", "hue": second, "style": second}
     units = dict(zip(frame["quantity"], frame["unit"], strict=True))
-    style = Path(__file__).parents[1] / "book" / "style.mplstyle"
+    columns = 2 if len(units) in (2, 4) else min(3, len(units))
+    layout = {"col": "quantity", "col_wrap": columns, "facet_kws": {"sharey": False}}
     # seaborn has a layout of its own
-    settings = {"backend": "agg", "figure.constrained_layout.use": False}
-    with rc_context(fname=style), rc_context(settings):
+    with rc_context({"backend": "agg", "figure.constrained_layout.use": False}, STYLE):
         panels = sns.relplot(
-            frame,
-            **drawn,
-            col="quantity",
-            col_wrap=2 if len(units) in (2, 4) else min(3, len(units)),
-            kind="line",
-            errorbar=None,
-            height=2.4,
-            facet_kws={"sharey": False},
+            frame, **drawn, **layout, kind="line", errorbar=None, height=2.4
         )
         panels.map_dataframe(sns.scatterplot, **drawn)
         panels.set_titles("{col_name}")
