@@ -60,15 +60,9 @@ def decode(
 class Neighbourhood:
     """Where each replica's training rows lie in the last scale's latents.
 
-    Attributes
-    ----------
-    points
-        Shape (R, m, latent): the distinct ones; infinite behind the last of
-        a replica that has fewer.
-    typical
-        Shape (R,): the median of their mean distances to nearest others.
-    neighbours
-        How many nearest points a distance is the mean of.
+    ``points`` (R, m, latent) are the distinct ones, infinite behind the last
+    of a replica that has fewer; ``typical`` (R,) is the median of their mean
+    distances to the nearest others, so many as there are ``neighbours``.
     """
 
     points: Tensor
@@ -125,20 +119,11 @@ class Neighbourhood:
 class Points:
     """Points of a latent space with what they stand for.
 
-    The axes are replicas R, rows n and starts S; along the last, the best
-    come first.
-
-    Attributes
-    ----------
-    latents, decoded
-        Shape (R, n, S, latent); by name, each (R, n, S, width).
-    misfit
-        Shape (R, n, S): how far a point is from what is asked for.
-    distance
-        Shape (R, n, S); see :meth:`Neighbourhood.distance`.
-    fits
-        Shape (R, n, S): within the tolerance, and distinct from every
-        point before it.
+    The axes are replicas R, rows n and starts S, the best first: ``latents``
+    (R, n, S, latent), ``decoded`` by name, each (R, n, S, width), and (R, n, S)
+    ``misfit``, how far a point is from what is asked for, ``distance`` (see
+    :meth:`Neighbourhood.distance`), and ``fits``: is it within the tolerance
+    and distinct from every point before it?
     """
 
     latents: np.ndarray
@@ -152,22 +137,13 @@ class Points:
 class Search:
     """How the latents of a chain's last scale are searched.
 
-    Attributes
-    ----------
-    chain, around
-        A fitted chain, and its :class:`Neighbourhood`.
-    starts, seed
-        Number of starts for each row, at random points of the neighbourhood,
-        and the seed that draws them.
-    steps, rate
-        Number and size of the steps (Adam; the rate falls to zero).
-    density, reach
-        ``density`` times the square of the distance beyond ``reach`` is
-        added to the loss.  The weight grows from nothing over the steps,
-        lest points are caught by the data where they start.
-    apart
-        Two points are one where they are nearer to each other than this
-        share of the distance typical of the training rows.
+    Each row has some ``starts`` at random points of the neighbourhood
+    ``around`` the training rows, drawn by the ``seed``; Adam takes the
+    ``steps``, and its ``rate`` falls to zero.  ``density`` times the square of
+    the distance beyond ``reach`` is added to the loss, with a weight that grows
+    from nothing over the steps, lest points are caught by the data where they
+    start.  Two points are one where they are nearer to each other than the
+    share ``apart`` of the distance typical of the training rows.
     """
 
     chain: NestedAutoencoder
