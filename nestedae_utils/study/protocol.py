@@ -116,7 +116,7 @@ def synthetic_scale(
     width, of = sum(b.width for b in blocks), [b.name for b in blocks]
     head = Head("inputs", width, hidden=hidden[::-1], activation="tanh", of=of)
     scale = Scale(name, blocks, latent, [head], hidden=hidden, l1=0.01 * l1_factor)
-    if settings == "text":
+    if settings != "inputs":
         return scale
     head = head.with_(hidden=(*hidden[1:], latent)[::-1], output="tanh")
     how = {"l1_on": "all", "initialisation": "xavier_uniform"}
