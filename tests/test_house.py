@@ -28,15 +28,23 @@ LEVELS = (
 LEVEL = {room: n for n, rooms in enumerate(LEVELS) for room in rooms}
 LINES = {"errors.py": 60, "model": 1520, "data": 880, "study": 770}
 LINES |= {"book": 750, "own": 680, "rerun": 630, "cli.py": 240}
-# Rooms that are still larger than that: they may shrink, and never grow.
-CEILINGS = {"model": 2780, "study": 960, "book": 1040, "own": 800}
-CEILINGS |= {"rerun": 1250, "cli.py": 360, "data": 885}
+# Raised, each for its reason; they may shrink, and never grow.
+RAISED = {
+    # two files of kernels; registries, histories, devices, the cache by replica
+    "model": 2430,
+    # the words of each range and each verdict; the bar of the trainings
+    "book": 1040,
+    # one line for people for each fault of a declaration or a table
+    "own": 760,
+    # nothing half-written, no orphan, a worker's death; a line for each fault
+    "rerun": 1070,
+    "cli.py": 315,
+}
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 8150, 2900, 8800
-OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300, "cli.py": 360}
-OTHER_FILES |= {"own/declaration.py": 395, "study/protocol.py": 365}
-OTHER_FILES |= {"model/training.py": 580, "model/chain.py": 460}
-OTHER_FILES |= {"rerun/runs.py": 520, "rerun/sweeps.py": 445}
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7290, 2290, 8500
+OTHER_FILES = {"own/fit.py": 400, "own/declaration.py": 380, "model/dense.py": 300}
+OTHER_FILES |= {"model/training.py": 460, "model/chain.py": 405}
+OTHER_FILES |= {"rerun/runs.py": 450, "rerun/sweeps.py": 370}
 CELL, SHORT, MOST = 40, 16, 0.5
 
 
@@ -82,7 +90,7 @@ def room(module):
 
 @pytest.mark.parametrize("name", LINES)
 def test_room_keeps_its_budget(name):
-    assert lines(name) <= CEILINGS.get(name, LINES[name])
+    assert lines(name) <= RAISED.get(name, LINES[name])
 
 
 def test_no_file_is_long():
