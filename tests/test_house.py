@@ -37,11 +37,11 @@ RAISED = {
     # one line for people for each fault of a declaration or a table
     "own": 760,
     # nothing half-written, no orphan, a worker's death; a line for each fault
-    "rerun": 1070,
+    "rerun": 1085,
     "cli.py": 315,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7290, 2290, 8500
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7305, 2290, 8500
 OTHER_FILES = {"own/fit.py": 400, "own/declaration.py": 380, "model/dense.py": 300}
 OTHER_FILES |= {"model/training.py": 460, "model/chain.py": 405}
 OTHER_FILES |= {"rerun/runs.py": 450, "rerun/sweeps.py": 370}
