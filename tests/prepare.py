@@ -37,8 +37,8 @@ SMALL = {
     | {"latent_sizes": "2,5", "sweep_epochs": 2},
     "07_latent_maps": CHAINS | {"gap_latent": 6, "l1": 0.0},
     "08_audit": TWIN | {"side_seeds": 1, "synthetic_seeds": 2, "synthetic_epochs": 3},
-    "09_better": {"members": 2, "folds": 3, "inner_folds": 2, "gap_epochs": 2}
-    | {"epochs": 2, "data_source": "twin"},
+    "09_better": {"members": 2, "device_members": 2, "folds": 3, "inner_folds": 2}
+    | {"gap_epochs": 2, "epochs": 2, "data_source": "twin"},
     "10_your_data": TWIN
     | {"batch_size": 30, "learning_rate": 0.01, "gap_latent": 3, "latent": 4},
     "11_completion": CHAINS | {"starts": 6, "search_steps": 5, "tolerance": 2.0},

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import nbformat
@@ -141,6 +142,34 @@ def test_numbers_of_the_paper_are_reproduced_as_made(values):
     for claim in stated:
         value = values[claim.as_made]
         assert abs(value - claim.paper) <= claim.tolerance + 1e-9, claim.claim
+
+
+@pytest.mark.book
+def test_no_training_of_the_build_ran_twice(results):
+    """By the keys that each chapter trained, in order."""
+    trained = {name: content.get("trained") for name, content in results.items()}
+    if None in trained.values():
+        pytest.skip("the results do not name what was trained")
+    counts = Counter(key for keys in trained.values() for key in keys)
+    assert [key for key, count in counts.items() if count > 1] == []
+    for name, content in results.items():
+        ran = content["trainings"]
+        paths = ("dense replicas", "reference replicas")
+        assert len(trained[name]) == sum(ran.get(path, 0) for path in paths), name
+
+
+# What earlier chapters trained: AE1 (5), which the audit asks for twice; both
+# scales and the single one of Fig. 2 (60), nested also by the text (20); AE2,
+# with the ions, and without a composition (15); the audit's AE2 (20).
+FOUND = {"06_device_scale": 5, "07_latent_maps": 5, "08_audit": 2 * 5 + 60 + 20 + 15}
+FOUND |= {"11_completion": 5, "12_design": 5, "14_interpretation": 5 + 20}
+
+
+@pytest.mark.book
+@pytest.mark.parametrize("name", FOUND)
+def test_a_chapter_finds_what_earlier_ones_trained(results, name):
+    assert results[name]["as_in_paper"]
+    assert results[name]["trainings"]["found replicas"] >= FOUND[name]
 
 
 # --- small books -----------------------------------------------------------

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from nestedae_utils.book import parameters, records
@@ -93,3 +94,28 @@ def test_citation_is_read_and_not_typed():
     cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cff["version"] not in page
     assert cff["preferred-citation"]["doi"] not in page
+
+
+def test_run_times_are_those_measured_wherever_they_stand():
+    """On the first cells, hence in `nestedae list`, and in the README."""
+    times = pd.read_csv(ROOT / "data" / "times.csv")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for machine, of_machine in times.groupby("machine"):
+        assert list(of_machine["chapter"]) == parameters.chapters(), machine
+        assert (of_machine["seconds_low"] <= of_machine["seconds_high"]).all()
+        assert (of_machine["replica_steps"] >= 0).all()
+        pd.to_datetime(of_machine["date"], format="%Y-%m-%d")
+    slow = times[times["machine"].str.endswith("slow")]
+    for one in slow.itertuples():
+        span = f"{one.seconds_low} to {one.seconds_high}"
+        notebook = parameters.find(one.chapter)
+        start = f"Run time: about {span} seconds on two slow cores"
+        assert notebook.run_time.startswith(start), one.chapter
+        (row,) = re.findall(rf"^\| `{one.chapter}` \|.*$", readme, re.M)
+        assert row.endswith(f"| {span} | {one.replica_steps / 1e6:.2f} |")
+
+
+def test_the_page_on_cost_has_every_chapter_before():
+    before = pd.read_csv(ROOT / "data" / "steps_before.csv")
+    assert list(before["chapter"]) == parameters.chapters()
+    assert before["commit"].str.fullmatch("[0-9a-f]{7}").all()
