@@ -170,6 +170,7 @@ def test_finish_writes_the_results(start):
     assert content == {
         **{"chapter": "05_bandgap_scale", "data_source": "paper"},
         **{"parameters": ran.parameters, "as_in_paper": True, "trainings": {}},
+        "trained": [],
         "checksums": {"paper/table": "ab" * 32, "more.csv": "cd" * 32},
         "records": [record(GAP, 0.15, 0.01, 10), record("device_inputs", 343)],
     }

@@ -63,6 +63,7 @@ class Chapter:
 
     def __post_init__(self) -> None:
         self._start, self._tally = time.perf_counter(), training.tally.copy()
+        self._trained = len(training.trained)
         notebook = parameters.find(self.name, self.notebooks)
         given = parameters.injected(notebook, self.namespace)
         self.parameters = parameters.effective(notebook, given)
@@ -141,6 +142,7 @@ class Chapter:
             "as_in_paper": self.as_in_paper,
             "seconds": round(time.perf_counter() - self._start, 1),
             "trainings": training.tally - self._tally,
+            "trained": [key[:16] for key in training.trained[self._trained :]],
             "date": datetime.date.today().isoformat(),
             "versions": {"python": platform.python_version(), **versions},
             "checksums": self.checksums,

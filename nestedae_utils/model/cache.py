@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import joblib
 import numpy as np
 import pooch
+from threadpoolctl import threadpool_limits
 
 from nestedae_utils.errors import replacing
 
@@ -152,5 +153,7 @@ def _run(name: str, key: str, what: tuple) -> Any:
 
 def together(*calls: Callable[[], Result]) -> list[Result]:
     """Run calls side by side on threads; return their results in order."""
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+    # threads that each of them starts would wait for each other
+    limits = threadpool_limits(1, "openmp")
+    with limits, ThreadPoolExecutor(joblib.cpu_count()) as pool:
         return list(pool.map(lambda call: call(), calls))

@@ -39,6 +39,8 @@ TOGETHER = 50
 tally: Counter[str] = Counter()
 """Replicas and replica-steps of this process: ``dense``, ``reference`` (what
 ran) and ``found`` (in the cache), each with `` replicas`` and `` steps``."""
+trained: list[str] = []
+"""The keys of what this process has trained, in order."""
 Watch = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 watch: Watch = lambda name, count: nullcontext(lambda: None)  # noqa: E731
 """Gives what is called when one more of a scale's replicas is trained."""
@@ -111,6 +113,7 @@ def train(
     with watch(scale.name, len(missing)) as done:
         for replica, result in run(job, missing):
             cache.store(keys[replica], result)
+            trained.append(keys[replica])
             results[replica] = result
             done()
     return job.gather([results[r] for r in range(len(replicas))])
