@@ -8,8 +8,8 @@ SIGTERM.  Errors are one line on stderr.
 from __future__ import annotations
 
 import contextlib
+import csv
 import functools
-import json
 import os
 import signal
 import sys
@@ -121,14 +121,14 @@ def _nestedae() -> None:
 @click.pass_obj
 def _list(notebooks: Path) -> None:
     """List the chapters, what they reproduce, and how long they run."""
+    with (DATA / "times.csv").open(encoding="utf-8") as file:
+        steps = {r["chapter"]: int(r["replica_steps"]) for r in csv.DictReader(file)}
     for name in parameters.chapters(notebooks):
         one = parameters.find(name, notebooks)
         click.echo(f"{click.style(name, bold=True)}  {one.title}")
         times = one.run_time
-        reference = DATA / "reference" / f"{name}.json"
-        if reference.is_file():
-            seconds = json.loads(reference.read_text(encoding="utf-8"))["seconds"]
-            times += f" The reference run took {seconds:g} s."
+        if steps.get(name):
+            times += f" It trains {steps[name] / 1e6:.2g} million replica-steps."
         for text in filter(None, [one.summary, times]):
             click.echo(textwrap.indent(textwrap.fill(text, 74), "    "))
         click.echo()
