@@ -45,7 +45,7 @@ SMALL = {
     "12_design": CHAINS
     | {"starts": 5, "search_steps": 4, "gap_low": 0.5, "gap_high": 3.0},
     "13_three_scales": CHAINS
-    | {"sizes": "6, 12", "draws": 1, "shuffles": 2, "latent": 3}
+    | {"sizes": "6, 12", "draws": 1, "shuffles": 2, "latent": 3, "widths": "2"}
     | {"device_epochs": 1},
     "14_interpretation": TWIN
     | {"side_seeds": 3, "small": 0.02, "background": 4, "repeats": 2},
