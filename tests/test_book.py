@@ -90,13 +90,19 @@ def test_landing_page_shows_this_builds_values_and_judges_every_claim(book, resu
 @pytest.mark.book
 def test_values_lead_to_the_cells_that_computed_them(book, results):
     cells = re.compile(r'href="((?:notebooks/)?\w+)\.html#cell-(\d+)"')
-    links = cells.findall(read(book / "index.html"))
+    page = read(book / "index.html")
+    tables = re.findall(r'<div class="claims">.*?</table>', page, re.S)
+    links = [link for table in tables for link in cells.findall(table)]
     assessed = claims.assess(results)
     at = [*assessed["made at"].dropna(), *assessed["should at"].dropna()]
     assert sorted(links) == sorted((f"notebooks/{c}", str(n)) for c, n in at)
-    for name, cell in links:
-        page = read(book / f"{name}.html")
-        assert page.count(f'id="cell-{cell}"') == 1, (name, cell)
+    lines = re.findall(r'<li class="finding">.*?</li>', page, re.S)
+    assert len(lines) == 5, "what holds and what does not"
+    above = [cells.findall(line) for line in lines]
+    assert all(above), "each line leads to its cells"
+    for name, cell in {*links, *sum(above, [])}:
+        chapter = read(book / f"{name}.html")
+        assert chapter.count(f'id="cell-{cell}"') == 1, (name, cell)
     # those that later chapters test are on the landing page alone
     audit = "notebooks/08_audit"
     beside = cells.findall(read(book / f"{audit}.html"))

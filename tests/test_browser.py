@@ -199,6 +199,24 @@ def test_without_scripts_the_map_can_still_be_seen(open_page):
     assert figure.locator("figcaption").is_visible()
 
 
+def test_the_filter_of_verdicts_needs_no_script(open_page):
+    page = open_page("index", java_script_enabled=False)
+    rows = page.locator(".claims tbody tr")
+    shown = page.locator(".claims tbody tr:visible")
+    every = rows.count()
+    assert every == shown.count() > 0
+    choices = page.locator("fieldset.filter input").all()
+    counts = []
+    for choice in choices[1:]:
+        choice.check()
+        kind = choice.get_attribute("id").removeprefix("show-")
+        assert shown.count() == page.locator(f".claims .verdict.{kind}").count()
+        counts.append(shown.count())
+    assert sum(counts) == every
+    choices[0].check()
+    assert shown.count() == every
+
+
 @EACH_PAGE
 def test_dark_mode_is_legible(open_page, name):
     page = open_page(name, unfold=True, color_scheme="dark")
