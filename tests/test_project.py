@@ -137,6 +137,15 @@ def test_notebook_stores_no_output(path):
     assert {(len(c.outputs), c.execution_count) for c in code} == {(0, None)}
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_text_names_every_figure(path):
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    figures = [c.metadata.get("mystnb", {}).get("figure", {}) for c in cells]
+    names = {one["name"] for one in figures if "name" in one}
+    assert not names - set(re.findall(r"\{numref\}`([\w-]+)`", text))
+
+
 def test_the_options_of_every_pages_cells_are_yaml():
     """A page that cannot be read would fail after all chapters have run."""
     files = [*ROOT.glob("*.md"), *(ROOT / "reference").glob("*.md")]
