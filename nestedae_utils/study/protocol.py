@@ -225,11 +225,10 @@ def fit_perovskites(
 ) -> NestedAutoencoder:
     """Fit AE1, AE2 or a single AE on all folds and seeds (paper, Sec. 3.2).
 
-    The ``table`` is one of :mod:`nestedae_utils.data.perovskites`. Of the
-    fitted AE1, ``lower``, the one `chosen` serves every fold of AE2, as in the
-    paper. Folds are those of `folds_by`, seeds lie within them; ``latents``, at
-    most that of ``scale``, are a label ``latent``. The settings are those of
-    :meth:`nestedae_utils.model.chain.NestedAutoencoder.fit_scale`.
+    The ``table`` is one of :mod:`nestedae_utils.data.perovskites`. Of the fitted AE1,
+    ``lower``, the one `chosen` serves every fold of AE2, as in the paper. Seeds lie
+    within the folds of `folds_by`; ``latents``, at most ``scale``'s, are a label. The
+    settings: :meth:`nestedae_utils.model.chain.NestedAutoencoder.fit_scale`.
     """
     replicas = Replicas.cross(folds_by(by, table, folds), seeds)
     if len(latents):
