@@ -306,7 +306,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(store):
 
 def test_a_training_depends_on_its_room_only():
     names = {path.stem for path in cache.sources(training.__name__)}
-    assert {"training", "dense", "kernels", "networks", "layers"} <= names
+    assert {"training", "reference", "dense", "kernels", "networks"} <= names
     assert not names & {"chapter", "protocol", "runs", "tables", "chain"}
 
 
