@@ -247,6 +247,11 @@ def test_a_replica_is_found_whoever_trained_it():
     assert trained(fine(), table, replicas(4).take([0])) == (1, 0)
 
 
+def test_equal_replicas_are_trained_once():
+    twice = replicas(2).times(draw=[0, 1])
+    assert trained(fine(), tables(), twice) == (2, 2)
+
+
 def test_a_scale_above_is_found_on_the_same_scale_below():
     below = fit(fine(), tables(), replicas(2), **SETTINGS)
     table, some = tables(30, 1), replicas(2, 1, 30)

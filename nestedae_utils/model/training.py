@@ -62,8 +62,9 @@ def train(
     settings = epochs, batch_size, learning_rate, place
     job = Job(scale, table, columns, replicas, *settings)
     keys = job.keys(path, cache.source_digest(__name__))
-    results = {r: kept for r, key in enumerate(keys) if (kept := cache.load(key))}
-    missing = [r for r in range(len(replicas)) if r not in results]
+    results = {k: kept for k in dict.fromkeys(keys) if (kept := cache.load(k))}
+    # equal replicas, draws of all rows say, are trained once
+    missing = list({k: r for r, k in enumerate(keys) if k not in results}.values())
     for replica in range(len(replicas)):
         name = path if replica in missing else "found"
         tally[f"{name} replicas"] += 1
@@ -71,11 +72,11 @@ def train(
     run = dense.train if path == "dense" else reference.train
     with watch(scale.name, len(missing)) as done:
         for replica, result in run(job, missing):
+            results[keys[replica]] = result
             cache.store(keys[replica], result)
             trained.append(keys[replica])
-            results[replica] = result
             done()
-    return job.gather([results[r] for r in range(len(replicas))])
+    return job.gather([results[key] for key in keys])
 
 
 def resolve_device(device: str) -> torch.device:
