@@ -31,7 +31,7 @@ from torch import nn
 
 from nestedae_utils.data.files import NOTEBOOKS, WORKPLACE
 from nestedae_utils.errors import replacing
-from nestedae_utils.model import dense, networks, training
+from nestedae_utils.model import dense, jobs, networks, reference
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Head, Scale
 from nestedae_utils.study import protocol
@@ -43,7 +43,7 @@ MODELS = {
     "synthetic, second": (protocol.synthetic_nested("inputs")[1], 100, 10),
 }
 REPLICAS = (1, 5, 10, 50, 200)
-RUNS = {"dense": dense.train, "reference": training.reference}
+RUNS = {"dense": dense.train, "reference": reference.train}
 
 
 def arrays(scale: Scale, rows: int) -> tuple[np.ndarray, dict]:
@@ -66,12 +66,12 @@ def arrays(scale: Scale, rows: int) -> tuple[np.ndarray, dict]:
 def stacked(name: str, count: int, path: str) -> tuple[Callable, int]:
     """Return a training of so many replicas, and its steps in an epoch."""
     scale, rows, size = MODELS[name]
-    table, columns = training.side_by_side(scale, *arrays(scale, rows))
+    table, columns = jobs.side_by_side(scale, *arrays(scale, rows))
     folds = protocol.row_folds(rows, 5)
     replicas = Replicas.cross(folds, -(-count // 5)).take(range(count))
 
     def run(epochs: int) -> None:
-        job = training.Job(
+        job = jobs.Job(
             scale, table, columns, replicas, epochs, size, 1e-3,
             torch.device("cpu"),
         )  # fmt: skip
@@ -140,7 +140,7 @@ def plain(name: str) -> Callable[[int], None]:
         adam = torch.optim.Adam(model.parameters(), lr=1e-3)
         losses = [loss_of(head) for head in scale.heads]
         weights = [p for p in model.encoder.parameters() if p.ndim == 2]
-        with training.one_thread():
+        with reference.one_thread():
             for _ in range(epochs):
                 for rows_ in torch.randperm(len(x)).split(size):
                     loss = scale.l1 * sum(w.abs().sum() for w in weights)
@@ -203,7 +203,7 @@ def steps(repeats: int, least: float) -> list[dict]:
 def floor() -> dict:
     """Return what a step needs at least, and what the machine can do."""
     a = torch.randn(1500, 1500)
-    with training.one_thread():
+    with reference.one_thread():
         product = min(taken(lambda n: a @ a, 1)[0] for _ in range(5))
     big = np.ones(20_000_000, np.float32)
     copy = min(taken(lambda n: big.copy(), 1)[0] for _ in range(5))
@@ -265,14 +265,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--least", type=float, default=0.2)
-    parser.add_argument("--chapters", action="store_true")
+    parser.add_argument("--no-chapters", action="store_true", help="steps only")
     given = parser.parse_args()
     found = {
         "machine": f"{platform.machine()}, {joblib.cpu_count()} cores",
         "date": time.strftime("%Y-%m-%d"),
         "steps": steps(given.repeats, given.least),
         "floor": floor(),
-        "chapters": chapters() if given.chapters else [],
+        "chapters": [] if given.no_chapters else chapters(),
     }
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found["peak_memory_mb"] = round(memory / 1024)

@@ -162,7 +162,7 @@ def _run(
     arguments again find the run that is there.
     """
     values = parameters.parse(notebook, parameters.assignments(given))
-    from nestedae_utils.rerun import runs
+    from nestedae_utils.rerun import folders, runs
 
     what = runs.plan(notebook, values)
     report = functools.partial(_report, began=time.perf_counter())
@@ -171,7 +171,7 @@ def _run(
     if done.found:
         how = f"this run is there, finished {done.record['finished']}; "
         how += "--force runs anew."
-    click.echo(f"{runs.shown(done.folder)}: {how}")
+    click.echo(f"{folders.shown(done.folder)}: {how}")
 
 
 @_nestedae.command("sweep")
@@ -201,7 +201,7 @@ def _sweep(
     """
     if jobs is not None and dask is not None:
         raise ParameterError("--jobs and --dask: both given, one of them is allowed.")
-    from nestedae_utils.rerun import runs, sweeps
+    from nestedae_utils.rerun import folders, sweeps
 
     fixed = parameters.parse(notebook, parameters.assignments(given))
     what = sweeps.grid(notebook, [*grid, *more], fixed)
@@ -210,7 +210,7 @@ def _sweep(
     outcomes = sweeps.sweep(what, folder, jobs or 1, dask, tell, **settings)
     failed = {p: line for p, line in outcomes.items() if isinstance(line, str)}
     finished = len(outcomes) - len(failed)
-    click.echo(f"{runs.shown(folder)}: {finished} of {len(outcomes)} runs finished")
+    click.echo(f"{folders.shown(folder)}: {finished} of {len(outcomes)} runs finished")
     for one, line in failed.items():
         _complain(f"{one.point}: {line}")
     return 1 if failed else 0
@@ -220,9 +220,9 @@ def _sweep(
 @click.argument("folders", metavar="RUN RUN...", type=_PATH, nargs=-1)
 def _compare(folders: Sequence[Path]) -> None:
     """Set the results of runs side by side, with their differences."""
-    from nestedae_utils.rerun import runs
+    from nestedae_utils.rerun import comparison
 
-    settings, results = runs.compare(folders)
+    settings, results = comparison.compare(folders)
     short: dict[str, str] = {}
     # A, B, ... Z, 27, 28: the table fits, and the legend has the names
     for number, label in enumerate(settings):
@@ -244,10 +244,10 @@ def _verify(notebooks: Path, folder: Path) -> int:
     They must agree within the tolerances that data/quantities.csv states for
     a second run. Trainings are computed anew.
     """
-    from nestedae_utils.rerun import runs
+    from nestedae_utils.rerun import comparison
 
     report = functools.partial(_report, began=time.perf_counter())
-    differences, changes = runs.verify(folder, notebooks, report)
+    differences, changes = comparison.verify(folder, notebooks, report)
     for line in changes:
         click.echo(line)
     for line in differences:

@@ -247,6 +247,11 @@ def test_a_replica_is_found_whoever_trained_it():
     assert trained(fine(), table, replicas(4).take([0])) == (1, 0)
 
 
+def test_equal_replicas_are_trained_once():
+    twice = replicas(2).times(draw=[0, 1])
+    assert trained(fine(), tables(), twice) == (2, 2)
+
+
 def test_a_scale_above_is_found_on_the_same_scale_below():
     below = fit(fine(), tables(), replicas(2), **SETTINGS)
     table, some = tables(30, 1), replicas(2, 1, 30)
@@ -306,7 +311,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(store):
 
 def test_a_training_depends_on_its_room_only():
     names = {path.stem for path in cache.sources(training.__name__)}
-    assert {"training", "dense", "kernels", "networks", "layers"} <= names
+    assert {"training", "reference", "dense", "kernels", "networks"} <= names
     assert not names & {"chapter", "protocol", "runs", "tables", "chain"}
 
 

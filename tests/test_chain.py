@@ -7,7 +7,8 @@ from models import SETTINGS, coarse, fine, replicas, tables
 
 from nestedae_utils.errors import DataError, ParameterError
 from nestedae_utils.model import files
-from nestedae_utils.model.chain import NestedAutoencoder, Scaler, fit
+from nestedae_utils.model.chain import NestedAutoencoder, fit
+from nestedae_utils.model.fitted import Scaler
 from nestedae_utils.model.networks import decode, encode, tensors
 from nestedae_utils.model.scales import Block, Head, Scale
 

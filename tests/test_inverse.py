@@ -13,7 +13,8 @@ from scipy.spatial.distance import cdist
 from nestedae_utils.chapters import completion, design
 from nestedae_utils.chapters.completion import complete
 from nestedae_utils.data import perovskites
-from nestedae_utils.model.chain import Fitted, NestedAutoencoder, Scaler, fit
+from nestedae_utils.model.chain import NestedAutoencoder, fit
+from nestedae_utils.model.fitted import Fitted, Scaler
 from nestedae_utils.model.layers import ACTIVATIONS
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Block, Head, Scale

@@ -133,6 +133,8 @@ def test_write_and_read(tmp_path):
         assert records.write_json(path, changed) == path
         assert records.read_results(path) == changed
     assert os.listdir(path.parent) == [path.name]
+    (path.parent / "benchmark.json").write_text("{}")
+    assert list(records.results_of(path.parent)) == [path.stem]
     text = path.read_text(encoding="utf-8")
     assert "première" in text
     assert text.endswith("}\n")

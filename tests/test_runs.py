@@ -19,7 +19,7 @@ from nestedae_utils.book import parameters, records
 from nestedae_utils.data import files
 from nestedae_utils.errors import DataError, ParameterError
 from nestedae_utils.model import cache
-from nestedae_utils.rerun import engine, execution, runs
+from nestedae_utils.rerun import comparison, engine, execution, folders, runs
 from nestedae_utils.rerun.execution import RunError
 
 FILES = "90_tiny.html 90_tiny.ipynb figures results.json run.json".split()
@@ -165,7 +165,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 def test_what_a_killed_run_left_is_removed(tmp_path):
     for name in (".run.part-0123", ".run.part-ab", ".run.parted"):
         (tmp_path / name).mkdir()
-    with runs.held(tmp_path / "run", "run.json") as scratch:
+    with folders.held(tmp_path / "run", "run.json") as scratch:
         left = [".run.lock", ".run.parted", scratch.name]
         assert names(tmp_path) == sorted(left)
     assert names(tmp_path) == [".run.parted"]
@@ -280,7 +280,7 @@ def test_compare(copied):
     shutil.copytree(folder, other)
     change(other / "results.json", lambda c: c["records"][0].update(value=5))
     change(other / "run.json", lambda c: c["parameters"].update(seed=5))
-    settings, results = runs.compare([folder, other])
+    settings, results = comparison.compare([folder, other])
     assert settings.index.tolist() == ["seed"]
     assert settings.loc["seed"].tolist() == [3, 5]
     assert results.loc["fig2_clean_single_test"].tolist() == [3, 5, 2]
@@ -288,7 +288,7 @@ def test_compare(copied):
 
 def test_verify(copied):
     notebooks, folder = copied
-    assert runs.verify(folder, notebooks) == ([], [])
+    assert comparison.verify(folder, notebooks) == ([], [])
     change(folder / "results.json", lambda c: c["records"][0].update(value=5))
 
     def older(record):
@@ -298,7 +298,7 @@ def test_verify(copied):
         record["notebook"] = "0"
 
     change(folder / "run.json", older)
-    differences, changes = runs.verify(folder, notebooks)
+    differences, changes = comparison.verify(folder, notebooks)
     (line,) = differences
     assert line.startswith("fig2_clean_single_test: 3 now, 5 in the reference")
     torch = changes.pop(1)
@@ -323,7 +323,7 @@ def test_a_record_is_checked_like_a_command(change_to, error, copied):
     notebooks, folder = copied
     change(folder / "run.json", lambda c: c.update(change_to))
     with pytest.raises(error) as caught:
-        runs.verify(folder, notebooks)
+        comparison.verify(folder, notebooks)
     assert "\n" not in str(caught.value)
 
 
@@ -335,7 +335,7 @@ def test_verify_of_a_chapter_trains_anew(tmp_path, monkeypatch):
     runs.run(what, tmp_path / "run")
     before = sorted((tmp_path / "cache").rglob("*"))
     assert before
-    assert runs.verify(tmp_path / "run", parameters.NOTEBOOKS) == ([], [])
+    assert comparison.verify(tmp_path / "run", parameters.NOTEBOOKS) == ([], [])
     assert sorted((tmp_path / "cache").rglob("*")) == before
     assert len(names(tmp_path / "run" / "figures")) == 4
 

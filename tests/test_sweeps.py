@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from nestedae_utils.book import parameters
 from nestedae_utils.errors import ParameterError
-from nestedae_utils.rerun import execution, runs, sweeps
+from nestedae_utils.rerun import comparison, execution, folders, runs, sweeps
 from nestedae_utils.rerun.execution import RunError
 
 
@@ -174,7 +174,7 @@ def test_a_killed_kernel_costs_one_retried_run(notebooks, tmp_path):
 def test_two_sweeps_in_one_folder(copied):
     notebooks, folder = copied
     with (
-        runs.held(folder, sweeps.RECORD),
+        folders.held(folder, sweeps.RECORD),
         pytest.raises(RunError, match="another run is being made there"),
     ):
         sweeps.sweep(planned(notebooks, "seed=0"), folder)
@@ -193,7 +193,7 @@ def test_plots_of_numbers_and_texts(axes, tmp_path):
             if (a, b) != (1, "x")
         ]
     )
-    figure = sweeps.plot(frame, axes)
+    figure = comparison.plot(frame, axes)
     drawn = figure.axes
     assert [ax.get_title() for ax in drawn] == ["one", "two", "three", "four"]
     assert drawn[-1].get_xlabel() == axes[0]

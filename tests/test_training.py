@@ -11,7 +11,15 @@ from models import SETTINGS, fine, replicas, tables
 from test_scales import scales
 
 from nestedae_utils.errors import ParameterError
-from nestedae_utils.model import cache, dense, kernels, networks, training
+from nestedae_utils.model import (
+    cache,
+    dense,
+    jobs,
+    kernels,
+    networks,
+    reference,
+    training,
+)
 from nestedae_utils.model.layers import CODES, Code
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Block, Head, Scale
@@ -26,7 +34,7 @@ def _alone(monkeypatch):
 
 
 @pytest.fixture
-def reference(monkeypatch):
+def by_definition(monkeypatch):
     """Train by the definition."""
     monkeypatch.setattr(dense, "knows", lambda scale: False)
 
@@ -51,9 +59,9 @@ def arrays(scale, rows=40, seed=0):
 
 def both(scale, inputs, targets, some, **settings):
     """Train by the fast path and by the definition in float64."""
-    job = training.Job(
+    job = jobs.Job(
         scale,
-        *training.side_by_side(scale, inputs, targets),
+        *jobs.side_by_side(scale, inputs, targets),
         some,
         *settings.values(),
         torch.device("cpu"),
@@ -62,7 +70,7 @@ def both(scale, inputs, targets, some, **settings):
     found = []
     for run, own in (
         (dense.train, job),
-        (training.reference, exact),
+        (reference.train, exact),
     ):
         results = dict(run(own, range(len(some))))
         found.append(own.gather([results[r] for r in range(len(some))]))
@@ -171,7 +179,7 @@ def test_what_the_fast_path_does_not_know_runs_by_the_definition(monkeypatch):
 @pytest.mark.parametrize("path", ["dense", "reference"])
 def test_a_replica_alone_and_among_fifty(path, request):
     if path == "reference":
-        request.getfixturevalue("reference")
+        request.getfixturevalue("by_definition")
     table = tables()
     many = replicas(5, 10)
     together = training.train(fine(), table["x"], table, many, **SETTINGS)
@@ -250,7 +258,7 @@ def plain(scale, inputs, targets, seed, split, epochs, size, rate):
 
 
 @pytest.mark.parametrize("l1_on", ["encoder", "all"])
-def test_against_torchs_own_loop(reference, l1_on):
+def test_against_torchs_own_loop(by_definition, l1_on):
     scale = fine(heads=(Head("x", 3), Head("p", 1, weight=2.0)), l1=0.01, l1_on=l1_on)
     table, some = tables(), replicas(3).take([1])
     found = training.train(scale, table["x"], table, some, **SETTINGS)
@@ -294,7 +302,7 @@ def test_metrics_of_rows_and_of_batches():
 
 
 def test_histories_are_dense_at_the_end_and_even_on_a_log_axis():
-    job = training.Job(fine(), None, {}, None, 1500, 10, 0.1, None)
+    job = jobs.Job(fine(), None, {}, None, 1500, 10, 0.1, None)
     epochs = np.flatnonzero(job.told) + 1
     assert epochs[0] == 1
     assert (np.diff(epochs[-200:]) == 1).all()
@@ -334,7 +342,7 @@ def test_a_code_of_ones_own(monkeypatch):
 @pytest.mark.parametrize("path", ["dense", "reference"])
 def test_a_diverging_rate_is_one_error(path, request):
     if path == "reference":
-        request.getfixturevalue("reference")
+        request.getfixturevalue("by_definition")
     scale = Scale(
         "s", (Block("x", 3),), 2, (Head("x", 3, loss="mse"),),
         latent_activation="linear",

@@ -128,7 +128,9 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def results_of(folder: Path) -> dict[str, dict[str, Any]]:
     """Return all chapters' results in a folder, by chapter, in order."""
-    return {path.stem: read_results(path) for path in sorted(folder.glob("*.json"))}
+    # beside them lies what `make bench` measured
+    paths = [path for path in folder.glob("*.json") if path.stem != "benchmark"]
+    return {path.stem: read_results(path) for path in sorted(paths)}
 
 
 def differences(results: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import r2_score
 
 from nestedae_utils.book.figures import COLOURS
-from nestedae_utils.model.chain import Fitted, NestedAutoencoder, Table
+from nestedae_utils.model.chain import NestedAutoencoder, Table
+from nestedae_utils.model.fitted import Fitted
 from nestedae_utils.model.networks import parameter_count
 from nestedae_utils.model.scales import Scale
 from nestedae_utils.study import protocol, statistics

@@ -48,12 +48,6 @@ def _blocks(names: Iterable[str]) -> list[Block]:
     return [Block(n, WIDTH[n], scaling.get(n, "standard")) for n in names]
 
 
-def _predictor(name: str, as_paper: bool, **head: Any) -> Head:
-    """Declare the head of a target, standardised and linear or not."""
-    ends = {"output": "relu"} if as_paper else {"scaling": "standard"}
-    return Head(name, 1, **{**ends, **head})
-
-
 def gap_scale(
     names: Iterable[str],
     latent: int = 24,
@@ -63,7 +57,8 @@ def gap_scale(
 ) -> Scale:
     """Declare a band gap scale over some features."""
     blocks = _blocks(names)
-    predictor = _predictor("gap", as_paper, hidden=(100,), dropout=0.1, loss=loss)
+    ends = {"output": "relu"} if as_paper else {"scaling": "standard"}
+    predictor = Head("gap", 1, loss, hidden=(100,), dropout=0.1, **ends)
     heads = (predictor, *(Head(b.name, b.width) for b in blocks))
     return Scale("band_gap", tuple(blocks), latent, heads, l1=l1)
 
@@ -75,7 +70,6 @@ def device_scale(
     hidden: int = 200,
     dropout: float = 0.3,
     encoder: tuple[int, ...] = (),
-    as_paper: bool = False,
 ) -> Scale:
     """Declare a device scale; ``lower`` latents, or none, are of the gaps."""
     blocks = _blocks(names)
@@ -83,7 +77,7 @@ def device_scale(
         blocks.insert(0, Block("latents", lower, latents_of="band_gap"))
     layers = [Block("etl", 7, "none"), Block("htl", 4, "none")]
     heads = [
-        _predictor("pce", as_paper, hidden=(hidden,), dropout=dropout),
+        Head("pce", 1, hidden=(hidden,), dropout=dropout, scaling="standard"),
         *(Head(b.name, b.width) for b in blocks),
         *(Head(b.name, b.width, loss="cross_entropy") for b in layers),
     ]

@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 
 from nestedae_utils.model.cache import cached
 from nestedae_utils.model.chain import NestedAutoencoder, Table
-from nestedae_utils.model.training import one_thread
+from nestedae_utils.model.reference import one_thread
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """From rows (m, width) to predictions (..., m), one model or several."""

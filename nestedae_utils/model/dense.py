@@ -11,12 +11,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import joblib
 import numpy as np
 
 from nestedae_utils.model import kernels
+from nestedae_utils.model.jobs import Job, Result
 from nestedae_utils.model.kernels import ACTIVATIONS, LOSSES, TALL, compiled
 from nestedae_utils.model.networks import metric_names, shapes
 from nestedae_utils.model.scales import Head, Scale
@@ -34,10 +35,8 @@ def knows(scale: Scale) -> bool:
     return kernels.njit is not None and known and losses <= set(LOSSES)
 
 
-def train(
-    job: Any, missing: Sequence[int]
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Train replicas of a `training.Job` on threads; yield each when it is done."""
+def train(job: Job, missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
+    """Train replicas on threads; yield each one when it is done."""
     laid_out, stop = plan(job.scale, job.columns), threading.Event()
     pool = ThreadPoolExecutor(max(1, min(len(missing), joblib.cpu_count())))
     try:
@@ -49,9 +48,7 @@ def train(
         pool.shutdown(cancel_futures=True)
 
 
-def _replica(
-    job: Any, laid_out: Plan, replica: int, stop: threading.Event
-) -> dict[str, np.ndarray]:
+def _replica(job: Job, laid_out: Plan, replica: int, stop: threading.Event) -> Result:
     """Train one replica: some epochs at a time, so that it can be stopped."""
     p, seed, rows = job.initial(replica), job.seeds[replica], job.rows[replica]
     mean, square = np.zeros_like(p), np.zeros_like(p)

@@ -6,7 +6,6 @@ field below. The file is plain data, its tables are only read.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -16,69 +15,11 @@ from typing import Annotated, Any, NamedTuple
 
 import pydantic
 from pydantic import BeforeValidator, Field, model_validator
-from ruamel.yaml import YAML, YAMLError, events
 
 from nestedae_utils.errors import DataError, nearest, shown
 from nestedae_utils.model import scales as core
 from nestedae_utils.model.scales import Activation, Real, Whole, fault, one_of
-
-LARGEST = 64 * 1024  # bytes of a declaration; a larger file is not one
-DEEPEST = 8  # levels of its lists and mappings
-Keys = tuple[str | int, ...]
-
-
-class _Document(NamedTuple):
-    """Where a declaration stands: its path, and the line of every key."""
-
-    path: str
-    lines: dict[Keys, int]
-
-    def fault(self, words: str, keys: Keys = ()) -> DataError:
-        """Return the one-line error of a key."""
-        at, where = Keys(), [self.path]
-        for key in keys:  # to the last that stands in the file
-            at = (*at, key) if (*at, key) in self.lines else at
-            # whatever stands in a file may stand in a key
-            where += [f"item {key + 1}" if isinstance(key, int) else shown(key)[1:-1]]
-        where[1:1] = [f"line {self.lines[at]}"] if self.lines else []
-        return DataError(" ".join(f"{', '.join(where)}: {words}".split()))
-
-    def value(self, event: Any, stream: Iterator[Any], at: Keys) -> Any:
-        """Return the value that an event begins; note its keys' lines."""
-        if event.anchor or event.tag or len(at) > DEEPEST:
-            words = (
-                f"an anchor, alias, tag or more than {DEEPEST} levels is not allowed"
-            )
-            words += ", nothing here is executed; put words with &, * or ! in quotes."
-            raise self.fault(words, at)
-        if isinstance(event, events.ScalarEvent):
-            return _scalar(event.value) if event.implicit[0] else event.value
-        values: dict[str | int, Any] = {}
-        listed = isinstance(event, events.SequenceStartEvent)
-        while not isinstance(event := next(stream), events.CollectionEndEvent):
-            key = len(values) if listed else getattr(event, "value", "?")
-            self.lines[here := (*at, key)] = event.start_mark.line + 1
-            if not listed:
-                self.value(event, stream, here)
-                if key in values or not isinstance(event, events.ScalarEvent):
-                    words = "stands twice, or is no word; a key is a word, once."
-                    raise self.fault(words, here)
-                event = next(stream)
-            values[key] = self.value(event, stream, here)
-        return list(values.values()) if listed else values
-
-
-_WORDS: dict[str, Any] = {"true": True, "false": False, "null": None, "~": None}
-_WORDS |= {".nan": math.nan, ".inf": math.inf, "-.inf": -math.inf}
-
-
-def _scalar(text: str) -> Any:
-    """Read a plain scalar as YAML 1.2 does: "no" is a word, 1e-3 a number."""
-    if re.fullmatch(r"[-+]?\d{1,300}", text):
-        return int(text)
-    if re.fullmatch(r"[-+]?(\.\d+|\d+\.?\d*)([eE][-+]?\d+)?", text):
-        return float(text)
-    return _WORDS.get(text.lower(), text or None)
+from nestedae_utils.own.document import LARGEST, Document, Keys
 
 
 def _like(pattern: str, allowed: str) -> BeforeValidator:
@@ -244,7 +185,7 @@ class Declaration(_Part):
     scales: Annotated[list[ScaleDeclaration], Field(min_length=1, max_length=10)]
     training: Training = Training()
     validation: Validation = Validation()
-    _document: _Document = pydantic.PrivateAttr(_Document("declaration", {}))
+    _document: Document = pydantic.PrivateAttr(Document("declaration", {}))
     _blocks: dict[str, Blocks] = pydantic.PrivateAttr({})
 
     @model_validator(mode="after")
@@ -330,7 +271,7 @@ def from_plain(
     A `DataError` tells in one line the file, line and key, what was given
     and what is allowed.
     """
-    document = _Document(str(path), lines or {})
+    document = Document(str(path), lines or {})
     try:
         declaration = Declaration.model_validate(plain)
     except pydantic.ValidationError as error:
@@ -342,26 +283,8 @@ def from_plain(
 
 def parse(text: str, path: str | Path = "declaration.yml") -> Declaration:
     """Return the declaration in a YAML text; faults as `from_plain`."""
-    document, plain = _Document(str(path), {(): 1}), None
-    if len(text.encode("utf-8", "replace")) > LARGEST:
-        raise document.fault(f"more than {LARGEST} bytes; shorten it.")
-    try:
-        stream = YAML(typ="safe", pure=True).parse(text)
-        for event in stream:
-            if isinstance(event, events.DocumentStartEvent):
-                if plain is not None:
-                    document.lines[()] = event.start_mark.line + 1
-                    raise document.fault("a second document; give one.")
-                plain = document.value(next(stream), stream, ())
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        before = text[: mark.index if mark else getattr(error, "position", 0)]
-        document.lines[()] = before.count("\n") + 1
-        why = getattr(error, "problem", None) or getattr(error, "reason", "")
-        words = f"not YAML ({why}); indent with blanks, put names with special "
-        words += "characters in quotes, and save it as plain text in UTF-8."
-        raise document.fault(words) from None
-    return from_plain(plain, path, document.lines)
+    document = Document(str(path), {(): 1})
+    return from_plain(document.read(text), path, document.lines)
 
 
 def read_declaration(path: str | Path) -> Declaration:

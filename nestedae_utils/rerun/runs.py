@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
-import glob
 import importlib.metadata
 import json
 import os
@@ -18,24 +17,22 @@ import platform
 import re
 import shutil
 import subprocess
-import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
-import pandas as pd
 import pooch
 
 from nestedae_utils.book import parameters, records
 from nestedae_utils.data import files
-from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.errors import DataError
 from nestedae_utils.model import cache
 from nestedae_utils.rerun import execution
 from nestedae_utils.rerun.execution import KernelDied, Report, RunError, one_line
+from nestedae_utils.rerun.folders import held, shown
 
 RUNS = files.WORKPLACE / "runs"
 """Where runs go that are given no folder."""
@@ -260,66 +257,6 @@ def _figures(notebook: Path) -> dict[str, bytes]:
     return pictures
 
 
-# --- folders ---------------------------------------------------------------
-
-
-def shown(folder: Path) -> Path:
-    """Return a path as short as it can be told from the working folder."""
-    with contextlib.suppress(ValueError, OSError):
-        return Path(os.path.abspath(folder)).relative_to(Path.cwd())
-    return folder
-
-
-@contextlib.contextmanager
-def held(folder: Path, record: str) -> Iterator[Path]:
-    """Hold the folder of a run or a sweep alone; give a new one beside it.
-
-    A folder that is none, that holds something else than what has such a
-    record, that is held already or cannot be written is a `RunError`.
-    """
-    kind = record.removesuffix(".json")
-    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
-    path, beside = Path(lock.lock_file), f".{folder.name}.part-"
-    fault = ""
-    try:
-        # before the lock, which would lie beside folders of others
-        if os.path.lexists(folder) and not folder.is_dir():
-            fault = "not a folder; give another with -o, or remove it."
-        elif not (folder / record).is_file() and any(folder.glob("*")):
-            fault = f"not empty, and holds no {kind}; give an empty or a new "
-            fault += "folder with -o."
-        if fault:
-            raise RunError(f"{shown(folder)}: {fault}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # some file systems say of what they refuse that another has it
-        path.touch()
-        lock.acquire(timeout=0)
-        # what a killed run of this folder left; none is at work now
-        for left in folder.parent.glob(f"{glob.escape(beside)}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(
-            prefix=beside, dir=folder.parent, ignore_cleanup_errors=True
-        ) as scratch:
-            yield Path(scratch)
-    except filelock.Timeout:
-        raise RunError(
-            f"{shown(folder)}: another run is being made there; wait for its "
-            "end, or give another folder with -o."
-        ) from None
-    except OSError as error:
-        rest = " Finished runs are kept." if kind == "sweep" else ""
-        raise RunError(
-            f"{shown(folder)}: cannot be written "
-            f"({error.strerror or type(error).__name__}); make room or give "
-            f"another folder with -o.{rest}"
-        ) from None
-    finally:
-        if lock.is_locked:
-            # first removed: who waits for this very file sees that
-            path.unlink(missing_ok=True)
-            lock.release()
-
-
 # --- runs that are there ---------------------------------------------------
 
 _KEYS: dict[type, str] = {
@@ -388,61 +325,3 @@ def find(what: Plan, folder: Path) -> Run:
             why = "with " + ", ".join(f"{n}={before.get(n)}" for n in other)
         fault = f"another run ({why}); --force replaces it, -o names another folder"
     raise RunError(f"{shown(folder)}: holds {fault}.")
-
-
-def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the parameters in which runs differ, and their results.
-
-    Both have a column for each run; the results also one for each run's
-    difference from the first.
-    """
-    if len(folders) < 2:
-        raise ParameterError(f"runs: {len(folders)} given, at least 2 are allowed.")
-    first, settings, results = str(folders[0]), {}, {}
-    for label, one in {str(folder): read(folder) for folder in folders}.items():
-        settings[label] = {"chapter": one.record["chapter"], **one.record["parameters"]}
-        values = {r["quantity"]: r["value"] for r in one.results["records"]}
-        results[label] = pd.Series(values, dtype=float)
-        if label != first:
-            results[f"{label} - {first}"] = results[label] - results[first]
-    table = pd.DataFrame(settings, dtype=object)
-    return table[table.map(repr).nunique(axis=1) > 1], pd.DataFrame(results)
-
-
-def verify(
-    folder: Path, notebooks: Path, report: Report | None = None
-) -> tuple[list[str], list[str]]:
-    """Make a run again from its record, trainings too; compare the results.
-
-    Returns lines on the quantities that leave the repeat tolerance of
-    ``data/quantities.csv``, and on data, versions and sources that are not as
-    recorded.
-    """
-    before = read(folder)
-    notebook = parameters.find(before.record["chapter"], notebooks)
-    what = plan(notebook, before.record["parameters"])
-    with tempfile.TemporaryDirectory(prefix="nestedae-verify-") as scratch:
-        fresh, trainings = Path(scratch, "run"), Path(scratch, "cache")
-        trainings.mkdir()
-        # trainings are computed anew, downloads are not
-        (trainings / "data").symlink_to(files.folder().absolute())
-        variables = {files.CACHE_VARIABLE: str(trainings)}
-        record = make(what, fresh, report, variables=variables)
-        if record["status"] != 0:
-            raise RunError(f"{notebook.name}: {record['error']}")
-        again = read(fresh)
-    lines = []
-    for kind, words, length in (
-        ("checksums", "data {}: sha256", 12),
-        ("versions", "version of {}:", 99),
-    ):
-        old, new = before.record[kind], record[kind]
-        for name in sorted(old.keys() | new.keys()):
-            now, was = (str(one.get(name, "none"))[:length] for one in (new, old))
-            if old.get(name) != new.get(name):
-                lines.append(f"{words.format(name)} {now} now, {was} recorded")
-    if before.record["notebook"] != record["notebook"]:
-        lines.append("notebook: changed since")
-    if before.record["package"].get("digest") != record["package"]["digest"]:
-        lines.append("package: sources or tables changed since")
-    return records.differences(again.results, before.results), lines

@@ -22,18 +22,16 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from nestedae_utils.book import parameters, records
-from nestedae_utils.errors import DataError, ParameterError, replacing, shown
+from nestedae_utils.errors import DataError, ParameterError, shown
 from nestedae_utils.model import cache
-from nestedae_utils.rerun import runs
+from nestedae_utils.rerun import comparison, runs
 from nestedae_utils.rerun.execution import RunError, one_line
+from nestedae_utils.rerun.folders import held
 from nestedae_utils.rerun.runs import Plan, Run
 
 if TYPE_CHECKING:
     from distributed import Client, Future
-    from matplotlib.figure import Figure
 
 LIMIT = 10_000
 """Combinations that a sweep may have."""
@@ -136,7 +134,7 @@ def sweep(
             f"dask: {shown(dask)} given, the address of a scheduler is "
             "allowed, for example tcp://127.0.0.1:8786."
         )
-    with runs.held(folder, RECORD) as scratch:
+    with held(folder, RECORD) as scratch:
         paths = {one: folder / "runs" / one.folder.name for one in what}
         earlier = (
             {} if force else {one: _earlier(one, paths[one], retry) for one in what}
@@ -158,7 +156,7 @@ def sweep(
                 words = outcome if isinstance(outcome, str) else "finished"
                 tell(f"{len(outcomes)} of {len(what)}: {one.point}: {words}")
         ordered = {one: outcomes[one] for one in what}
-        _write(ordered, folder)
+        comparison.write(ordered, folder)
         return ordered
 
 
@@ -280,7 +278,7 @@ def _arrived(future: Future, folder: Path) -> Run | str:
     try:
         if future.status not in ("finished", "error"):
             raise CancelledError
-        with runs.held(folder, runs.RECORD) as scratch:
+        with held(folder, runs.RECORD) as scratch:
             archive = scratch / "run.zip"
             archive.write_bytes(future.result())
             future.release()
@@ -292,78 +290,3 @@ def _arrived(future: Future, folder: Path) -> Run | str:
         return str(error)
     except Exception as error:
         return one_line(repr(error))
-
-
-# --- the table and the plot ------------------------------------------------
-
-
-def _write(outcomes: Mapping[Plan, Run | str], folder: Path) -> None:
-    """Write a row for each finished run and quantity, and a plot of them."""
-    rows = [
-        {
-            "run": run.folder.name,
-            **one.effective,
-            **{n: record[n] for n in records.OURS},
-        }
-        for one, run in outcomes.items()
-        if isinstance(run, Run)
-        for record in run.results["records"]
-    ]
-    table, drawing = folder / "sweep.csv", folder / "sweep.svg"
-    if not rows:
-        # those of an earlier sweep would tell of other runs
-        table.unlink(missing_ok=True)
-        drawing.unlink(missing_ok=True)
-        return
-    frame = pd.DataFrame(rows)
-    with replacing(table) as beside:
-        frame.to_csv(beside, index=False)
-    with replacing(drawing) as beside:
-        figure = plot(frame, _axes([one.given for one in outcomes]))
-        figure.savefig(beside, format="svg")
-
-
-def _axes(given: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the parameters to draw by, the one of most values first.
-
-    They are those in which the runs differ; a seed is what is averaged over,
-    unless nothing else differs.
-    """
-    values = {name: len({one[name] for one in given}) for name in given[0]}
-    axes = sorted(values, key=lambda name: -values[name])
-    differ = [name for name in axes if values[name] > 1] or axes[:1]
-    return [name for name in differ if name != "seed"] or differ
-
-
-def plot(frame: pd.DataFrame, axes: Sequence[str]) -> Figure:
-    """Draw each quantity of a table against the first of the axes.
-
-    A point is a run; the lines, one for each value of the second axis, join
-    their means.
-    """
-    import seaborn as sns
-    from matplotlib import rc_context
-
-    from nestedae_utils.book.figures import STYLE
-
-    first, second = [*axes, None][:2]
-    texts = [n for n in axes if n == second or frame[n].dtype.kind not in "if"]
-    frame = frame.assign(**{n: frame[n].map(parameters.written) for n in texts})
-    drawn = {"x": first, "y": "value", "hue": second, "style": second}
-    units = dict(zip(frame["quantity"], frame["unit"], strict=True))
-    columns = 2 if len(units) in (2, 4) else min(3, len(units))
-    layout = {"col": "quantity", "col_wrap": columns, "facet_kws": {"sharey": False}}
-    # seaborn has a layout of its own
-    with rc_context({"backend": "agg", "figure.constrained_layout.use": False}, STYLE):
-        panels = sns.relplot(
-            frame, **drawn, **layout, kind="line", errorbar=None, height=2.4
-        )
-        panels.map_dataframe(sns.scatterplot, **drawn)
-        panels.set_titles("{col_name}")
-        values = sorted(set(frame[first]))
-        for name, ax in panels.axes_dict.items():
-            ax.set_ylabel(units[name] or "1")
-            if len(values) <= 8:
-                ax.set_xticks(values)
-        panels.tight_layout()
-    return panels.figure

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from nestedae_utils.model.chain import Fitted, NestedAutoencoder, Table
-from nestedae_utils.model.training import one_thread
+from nestedae_utils.model.chain import NestedAutoencoder, Table
+from nestedae_utils.model.fitted import Fitted
+from nestedae_utils.model.reference import one_thread
 
 BOX = {
     "tanh": (-1.0, 1.0),

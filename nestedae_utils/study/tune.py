@@ -13,7 +13,7 @@ from nestedae_utils.errors import ParameterError
 from nestedae_utils.model.cache import cached
 from nestedae_utils.model.chain import NestedAutoencoder, Table, beside
 from nestedae_utils.model.networks import row_losses, tensors
-from nestedae_utils.model.training import one_thread
+from nestedae_utils.model.reference import one_thread
 
 
 @cached
