@@ -1,10 +1,10 @@
 """The paper's claims, and what is measured to check them.
 
-``data/claims.csv`` has one row for each claim: its place in the paper, the
-number and the relation that it states (``tolerance`` belongs to "="), and the
-quantities that test it: ``as_made``, computed the way the authors did, and
-``as_should``, measured as it should be.  ``data/quantities.csv`` has what the
-book can state, and ``repeat``, within which a second run must agree.
+``data/claims.csv`` has one row for each claim: its places, of those in
+``data/places.csv``, the number and the relation that it states (``tolerance``
+belongs to "="), and the quantities that test it: ``as_made``, the way the
+authors did, and ``as_should``, as it should be.  ``data/quantities.csv`` has
+what the book can state, and ``repeat``, within which a second run must agree.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Claim(NamedTuple):
     claim: str
     words: str
     where: str
+    place: str
     paper: float | None
     paper_spread: float | None
     relation: str

@@ -73,12 +73,14 @@ def claims_table(assessed: pd.DataFrame, kept: pd.DataFrame, folder: str = "") -
     pairs = zip(assessed.to_dict("records"), kept.to_dict("records"), strict=True)
     for one, ours in pairs:
         verdict = one["verdict"]
+        limit = one["tolerance"] if one["paper"] else None
         kind = f"verdict {verdict.lower().replace(' ', '-')}"
         mark = f"{claims.MARKS[verdict]}&nbsp;{verdict}"
         row = {
             "claim": f"{escape(one['words'])} <em>{escape(one['reason'])}</em>",
             "verdict": f'<span class="{kind}">{mark}</span>',
             "paper": escape(one["paper"]),
+            "tolerance": "" if limit is None else f"{limit:g}",
         }
         for field, column, at in claims.WAYS:
             row[column] = one[column]
@@ -87,14 +89,12 @@ def claims_table(assessed: pd.DataFrame, kept: pd.DataFrame, folder: str = "") -
                 page = f"{folder}{chapter}.html" + (f"#cell-{cell}" if cell else "")
                 title = escape(claims.quantities()[one[field]].meaning)
                 row[column] = f'<a href="{page}" title="{title}">{one[column]}</a>'
-        row["place"] = one["where"]
+        row["place"] = escape(one["place"])
         if verdict == claims.TWIN:
             for _, column, _ in claims.WAYS:
                 row[f"reference, {column}"] = ours[column]
         rows.append(row)
     table = pd.DataFrame(rows).fillna("")
-    if table["place"].nunique() == 1:
-        table = table.drop(columns="place")
     return f'<div class="claims">{scrolling(table, escape=False)}</div>'
 
 

@@ -204,6 +204,14 @@ def device_scale(
     return Scale("device", [*seen, *layers], latent, heads, l1=l1)
 
 
+def chosen(below: NestedAutoencoder) -> int:
+    """Return the place of the AE1, of the first seed, with the least sum of errors."""
+    ae1, errors = below.fitted["band_gap"], ("gap_mae", "ions_mae")
+    sums = sum(ae1.at_end("validation_as_made", error) for error in errors)
+    first = ae1.replicas.where(seed=ae1.replicas.labels["seed"][0])
+    return int(first[sums[first].argmin()])
+
+
 def fit_perovskites(
     scale: Scale,
     table: Arrays,
@@ -218,13 +226,13 @@ def fit_perovskites(
     """Fit AE1, AE2 or a single AE on all folds and seeds (paper, Sec. 3.2).
 
     The ``table`` is one of :mod:`nestedae_utils.data.perovskites`. Of the
-    fitted AE1, ``lower``, the model of the first fold serves every fold of
-    AE2, as in the paper. Folds are those of `folds_by`, seeds lie within them;
-    ``latents``, at most that of ``scale``, are a label ``latent``. The settings
-    are those of :meth:`nestedae_utils.model.chain.NestedAutoencoder.fit_scale`.
+    fitted AE1, ``lower``, the one `chosen` serves every fold of AE2, as in the
+    paper. Folds are those of `folds_by`, seeds lie within them; ``latents``, at
+    most that of ``scale``, are a label ``latent``. The settings are those of
+    :meth:`nestedae_utils.model.chain.NestedAutoencoder.fit_scale`.
     """
     replicas = Replicas.cross(folds_by(by, table, folds), seeds)
     if len(latents):
         replicas = replicas.times(latent=latents)
-    below = None if lower is None else lower.take([0])
+    below = None if lower is None else lower.take([chosen(lower)])
     return fit(scale, table, replicas, below, **settings)
