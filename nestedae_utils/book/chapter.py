@@ -112,15 +112,18 @@ class Chapter:
         value: float,
         spread: float | None = None,
         replicas: int = 1,
+        ends: tuple[float, float] | None = None,
     ) -> None:
         """Add a record; where a cell runs again, its last value stands.
 
         ``spread`` is a standard deviation, ``replicas`` the trainings, folds
-        or rows behind the value.  `claims.verdict` says what is compared.
+        or rows behind the value, ``ends`` those of its 95 % interval.
+        `claims.verdict` says what is compared.
         """
         one = records.record(
             *(quantity, value, spread, replicas, self.source, self.as_in_paper),
             cell=getattr(get_ipython(), "execution_count", None),
+            ends=ends,
         )
         others = [r for r in self.records if r["quantity"] != quantity]
         self.records = [*others, one]

@@ -21,13 +21,14 @@ from nestedae_utils.data.files import DATA
 REPRODUCED = "reproduced"
 ONLY_AS_MADE = "reproduced only as made"
 NOT_REPRODUCED = "not reproduced"
+UNDECIDED = "undecided"
 NOT_TESTABLE = "not testable"
 NOT_RUN = "not run"
 OTHER_SETTINGS = "other settings"
 TWIN = "TWIN"
 NO_PAPER_VALUE = "ours alone"
 MARKS = {
-    **{REPRODUCED: "✓", ONLY_AS_MADE: "◐", NOT_REPRODUCED: "✗"},
+    **{REPRODUCED: "✓", ONLY_AS_MADE: "◐", NOT_REPRODUCED: "✗", UNDECIDED: "?"},
     **{NOT_TESTABLE: "–", NOT_RUN: "…", OTHER_SETTINGS: "≠", TWIN: "≈"},
 }
 """The verdicts on claims, in the order in which they are told."""
@@ -99,8 +100,20 @@ def by_quantity() -> dict[str, Claim]:
     return {one.as_made: one for one in claims().values() if one.as_made}
 
 
-def holds(claim: Claim, value: float) -> bool:
-    """Tell whether a value stands in the claim's relation to the paper's."""
+Measured = tuple[float, float, float]
+"""A value and the ends of its 95 % interval, which are the value if it has none."""
+
+
+def holds(claim: Claim, measured: Measured) -> bool | None:
+    """Tell whether a value stands in the claim's relation to the paper's.
+
+    None if this would not be the same everywhere in its interval.
+    """
+    found = {_holds(claim, value) for value in measured}
+    return found.pop() if len(found) == 1 else None
+
+
+def _holds(claim: Claim, value: float) -> bool:
     # decimal inputs: 0.05 apart must not fail on the last binary digit
     away, margin = value - (claim.paper or 0.0), 1e-12
     if claim.relation == "=":
@@ -111,7 +124,7 @@ def holds(claim: Claim, value: float) -> bool:
 
 def verdict(
     claim: Claim | None,
-    values: Sequence[float | None],
+    values: Sequence[Measured | None],
     source: str = "paper",
     protocol: bool = True,
 ) -> str:
@@ -120,14 +133,15 @@ def verdict(
     The first is the value as made, or the only one; None was not measured.
     Nothing is compared on the twin, nor without the book's settings.
     """
-    held = [claim and value is not None and holds(claim, value) for value in values]
+    held = [holds(claim, value) if claim and value else False for value in values]
     rules = {
         NOT_TESTABLE: not values,
         TWIN: source == "twin",
         NO_PAPER_VALUE: claim is None,
         OTHER_SETTINGS: not protocol,
         NOT_RUN: None in values,
-        NOT_REPRODUCED: not all(held[:1]),
+        NOT_REPRODUCED: held[:1] == [False],
+        UNDECIDED: None in held,
         ONLY_AS_MADE: not all(held),
     }
     return next((word for word, applies in rules.items() if applies), REPRODUCED)
@@ -149,7 +163,9 @@ def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         row = claim._asdict()
         names = [row[field] for field, *_ in WAYS if row[field]]
         used = [measured[name] for name in names if name in measured]
-        values = [measured.get(name, {}).get("value") for name in names]
+        values = [
+            _measured(measured[name]) if name in measured else None for name in names
+        ]
         source = "twin" if "twin" in {one["data_source"] for one in used} else "paper"
         protocol = all(one["as_in_paper"] for one in used)
         row["verdict"] = verdict(claim, values, source, protocol)
@@ -162,6 +178,11 @@ def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
             row[at] = (one["chapter"], one.get("cell")) if one else None
         rows.append(row)
     return pd.DataFrame(rows, dtype=object)
+
+
+def _measured(record: Mapping[str, Any]) -> Measured:
+    value, ends = record["value"], (record.get("low"), record.get("high"))
+    return value, *(value if end is None else end for end in ends)
 
 
 def plus_minus(value: float, spread: float | None = None) -> str:

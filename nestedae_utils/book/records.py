@@ -1,7 +1,8 @@
 """Results as records: a quantity, its value here, and the paper's value.
 
 A record is a mapping.  Ours are ``quantity``, ``value``, ``spread`` (a
-standard deviation, or None), ``unit`` and ``replicas`` (trainings, folds or
+standard deviation, or None), ``low`` and ``high`` (the ends of a 95 % interval
+of the value itself, or None), ``unit`` and ``replicas`` (trainings, folds or
 rows behind the value).  The claim that the quantity tests as made states
 ``paper``, ``where`` and ``tolerance``; ``verdict`` compares; ``cell`` is the
 count of the notebook's cell that recorded it.
@@ -24,7 +25,7 @@ from nestedae_utils.data.files import DATA
 from nestedae_utils.errors import DataError, ParameterError, replacing
 
 REFERENCE = DATA / "reference"
-OURS = ("quantity", "value", "spread", "unit", "replicas")
+OURS = ("quantity", "value", "spread", "unit", "replicas", "low", "high")
 """What of a record is measured here, and kept as reference."""
 _KEYS = "chapter data_source parameters as_in_paper seconds date".split()
 _SHOWN = "meaning here paper verdict tolerance unit n where quantity".split()
@@ -38,12 +39,14 @@ def record(
     source: str = "paper",
     as_in_paper: bool = True,
     cell: int | None = None,
+    ends: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """Return a record; its value must be finite, its quantity known."""
     if not math.isfinite(value):  # a training diverged
         told = f"value of {quantity}: {value} given, a finite number is allowed."
         raise ParameterError(told)
     claim = None if source == "twin" else by_quantity().get(quantity)
+    low, high = map(float, ends or (value, value))
     return {
         "quantity": quantity,
         "value": float(value),
@@ -52,10 +55,12 @@ def record(
         else float(spread),
         "unit": quantities()[quantity].unit,
         "replicas": int(replicas),
+        "low": low if ends else None,
+        "high": high if ends else None,
         "paper": claim and claim.paper,
         "where": claim.where if claim else "",
         "tolerance": claim and claim.tolerance,
-        "verdict": verdict(claim, [float(value)], source, as_in_paper),
+        "verdict": verdict(claim, [(float(value), low, high)], source, as_in_paper),
         "cell": cell,
     }
 
@@ -114,7 +119,7 @@ def read_results(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         itemgetter(*_KEYS)(content)
         for one in content["records"]:
-            name, value, *_ = itemgetter(*OURS)(one)
+            name, value, *_ = itemgetter(*OURS[:5])(one)
             if not math.isfinite(value):
                 raise ValueError(f"{name} is not finite")
             quantities()[name]
