@@ -15,7 +15,7 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +85,17 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _report(cell: int, of: int, began: float) -> None:
-    """Tell of a cell in a line."""
-    seconds = time.perf_counter() - began
-    click.echo(f"cell {cell} of {of}, {seconds:.0f} s", err=True)
+def _reporter() -> Callable[[int, int], None]:
+    """Return what tells of each cell in a line; within it kernels draw a bar."""
+    began = time.perf_counter()
+    if sys.stderr.isatty():
+        os.environ.setdefault("NESTEDAE_PROGRESS", os.ttyname(sys.stderr.fileno()))
+
+    def report(cell: int, of: int) -> None:
+        seconds = time.perf_counter() - began
+        click.echo(f"cell {cell} of {of}, {seconds:.0f} s", err=True)
+
+    return report
 
 
 # --- the commands ----------------------------------------------------------
@@ -165,8 +172,7 @@ def _run(
     from nestedae_utils.rerun import folders, runs
 
     what = runs.plan(notebook, values)
-    report = functools.partial(_report, began=time.perf_counter())
-    done = runs.run(what, out or what.folder, force, report)
+    done = runs.run(what, out or what.folder, force, _reporter())
     how = f"finished in {done.record['seconds']:g} s"
     if done.found:
         how = f"this run is there, finished {done.record['finished']}; "
@@ -246,8 +252,7 @@ def _verify(notebooks: Path, folder: Path) -> int:
     """
     from nestedae_utils.rerun import comparison
 
-    report = functools.partial(_report, began=time.perf_counter())
-    differences, changes = comparison.verify(folder, notebooks, report)
+    differences, changes = comparison.verify(folder, notebooks, _reporter())
     for line in changes:
         click.echo(line)
     for line in differences:
@@ -270,10 +275,12 @@ def _fit(file: Path, out: Path | None, by: str, device: str, force: bool) -> Non
     model, the report of the cross-validation beside baselines, and the
     held-out predictions.
     """
-    from nestedae_utils.model.training import resolve_device
+    from nestedae_utils.book import progress
+    from nestedae_utils.model import training
     from nestedae_utils.own import declaration, fit
 
-    resolve_device(device)
+    training.resolve_device(device)
+    training.watch = progress.bar
     declared = declaration.read_declaration(file)
     folder = out or Path(declared.title)
     if folder.exists() and not folder.is_dir():

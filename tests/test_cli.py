@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 from conftest import ROOT, marked, names, process
 
 from nestedae_utils import cli
-from nestedae_utils.book import parameters
+from nestedae_utils.book import parameters, progress
 from nestedae_utils.chapters import solvents
+from nestedae_utils.model import training
 from nestedae_utils.rerun import execution, runs, sweeps
 
 
@@ -363,11 +365,16 @@ def declared(tmp_path):
     return path
 
 
-def test_fit_and_predict(nestedae, declared, tmp_path):
-    title = declared.stem
+def test_fit_and_predict(nestedae, declared, tmp_path, monkeypatch):
+    title, bars = declared.stem, []
     model = f"{title}/{title}.nestedae"
+    monkeypatch.setattr(training, "watch", None)
+    monkeypatch.setattr(
+        progress, "bar", lambda name, _: bars.append(name) or nullcontext(lambda: None)
+    )
     status, out, err = nestedae(f"fit {declared.name}")
     assert (status, err) == (0, "")
+    assert set(bars) == {"gap", "binding"}, "a bar for each scale's trainings"
     assert "nested autoencoder" in out
     endings = (".nestedae", "_held_out.csv", "_report.csv")
     assert names(tmp_path / title) == [f"{title}{ending}" for ending in endings]

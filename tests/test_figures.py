@@ -80,6 +80,13 @@ def test_every_kind_has_a_colour_of_its_own(colours, kinds):
     assert len(set(figures.MARKERS)) >= len(kinds)
 
 
+def test_only_the_twin_is_stamped():
+    assert figures.stamp(Figure(), "paper").texts == []
+    (text,) = figures.stamp(Figure(), "twin").texts
+    assert (text.get_text(), text.get_position()) == ("TWIN", (0.5, 0.5))
+    assert text.get_fontsize() >= 40
+
+
 def test_a_value_leads_to_the_cell_that_computed_it():
     name = claims.claims()["gap_rows"].as_made
     kept = claims.assess({"04": results(record(name, 495))})

@@ -38,7 +38,7 @@ RAISED = {
     "own": 773,
     # nothing half-written, no orphan, a worker's death; a line for each fault
     "rerun": 1110,
-    "cli.py": 320,
+    "cli.py": 322,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
 FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7400, 2340, 8500

@@ -31,6 +31,7 @@ WRONG = [
     ("11_completion", {"tolerance": 0.0}, "tolerance: 0.0 given"),
     ("12_design", {"density": -1.0}, "density: -1.0 given"),
     ("13_three_scales", {"sizes": "10, 4"}, "sizes: 4 given"),
+    ("14_interpretation", {"seeds": 1}, "from 2 to 200"),
     ("14_interpretation", {"backgrounds": 9}, "'background'"),
 ]
 EACH = pytest.mark.parametrize("name", SMALL)

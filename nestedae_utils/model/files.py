@@ -99,9 +99,9 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except FileNotFoundError:
         words = "no such file; give the path of a saved model."
     except Exception as error:
-        reason = str(error).split("\n", 1)[0][:120]
-        words = "not a saved model, or cut short "
-        words += f"({type(error).__name__}: {reason}); fit and save it anew."
+        # torch's own words are for those who pickle
+        reason = f" ({error})" if type(error) is ValueError else ""
+        words = f"not a saved model, or cut short{reason}; fit and save it anew."
     raise DataError(f"{path}: {words}")
 
 
