@@ -1,7 +1,9 @@
 """The paper's claims, and what is measured to check them.
 
-``data/claims.csv`` has one row for each claim: its places, of those in
-``data/places.csv``, the number and the relation that it states (``tolerance``
+``data/claims.csv`` has one row for each claim of this paper, and
+``data/claims_<key>.csv`` for each of a related one, by its key in
+``references.bib``: its places, of those in ``data/places.csv`` or
+``data/places_<key>.csv``, the number and the relation that it states (``tolerance``
 belongs to "="), and the quantities that test it: ``as_made``, the way the
 authors did, and ``as_should``, as it should be.  ``data/quantities.csv`` has
 what the book can state, and ``repeat``, within which a second run must agree.
@@ -18,6 +20,8 @@ import pandas as pd
 
 from nestedae_utils.data.files import DATA
 
+PAPER = "thota2024"
+"""The paper that this book executes, by its key in ``references.bib``."""
 REPRODUCED = "reproduced"
 ONLY_AS_MADE = "reproduced only as made"
 NOT_REPRODUCED = "not reproduced"
@@ -64,6 +68,7 @@ class Claim(NamedTuple):
     as_made: str
     as_should: str
     reason: str
+    source: str
 
     @property
     def stated(self) -> str:
@@ -90,8 +95,12 @@ def quantities() -> dict[str, Quantity]:
 
 @functools.cache
 def claims() -> dict[str, Claim]:
-    """Return ``data/claims.csv`` by name."""
-    return {row["claim"]: Claim(**row) for row in _rows("claims.csv")}
+    """Return all papers' claims by name; ``source`` is the paper's key."""
+    return {
+        row["claim"]: Claim(**row, source=path.stem.partition("_")[2] or PAPER)
+        for path in sorted(DATA.glob("claims*.csv"))
+        for row in _rows(path.name)
+    }
 
 
 @functools.cache
