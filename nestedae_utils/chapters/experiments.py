@@ -115,9 +115,10 @@ def hypothesise(
     order, used = list(first), [-1] * len(first)
     count = len(processes)
     earned, visits, last = np.zeros(count), np.zeros(count), np.full(count, -np.inf)
-    values, before, walkers = [], np.inf, [None] * count
+    walkers: list[Any] = [None] * count
+    values, before = [], np.inf
 
-    def fit(which: int) -> tuple[float, float, np.ndarray]:
+    def fit(which: int) -> tuple[float, float, Any]:
         data = points[order], observed[order]
         key = (seed * 100 + len(order)) * 10 + which
         walkers[which], draws = processes[which].sample(*data, key, walkers[which])

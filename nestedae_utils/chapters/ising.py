@@ -81,7 +81,7 @@ def simulate(
     return Averages(m, energy, size**2 * (square - energy**2) * beta.astype(float) ** 2)
 
 
-def _fields(spins, row, column, jx, jy, jd):  # type: ignore[no-untyped-def]
+def _fields(spins, row, column, jx, jy, jd):
     """Give the three parts of the field on a sublattice (half, half, n)."""
     # the neighbour on the other side is in the next cell, or in the one before
     down, right = (1, -1)[row], (1, -1)[column]

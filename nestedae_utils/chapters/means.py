@@ -124,6 +124,8 @@ KERNEL = {"length": LN(0, 1), "scale": LN(-1, 1), "noise": HALF(0, 0.05)}
 """Of data of about 1 on axes of about 10: a small noise."""
 TOY = {"length": U(0, 1), "scale": LN(0, 1), "noise": LN(0, 1)}
 """The authors' priors for their toy."""
+JUMPS = ("power, then line", "line, then line", "power, then power")
+"""The authors' three hypotheses of their toy; the third is right."""
 _PRIORS: dict[str, Mapping[str, Prior]] = {
     "vanilla": {"c": N(0.5, 0.5)},
     "poly": _STEP

@@ -32,7 +32,7 @@ the last, ten apart, are draws."""
 
 
 @njit(cache=True, nogil=True)
-def likelihood(x, rest, lengths, scale, on):  # type: ignore[no-untyped-def]
+def likelihood(x, rest, lengths, scale, on):
     """Return log densities (W,), less a constant, of residuals (W, n) at x (n, d).
 
     One Cholesky for each of W walkers, row by row, in place: Matern 5/2 of
@@ -115,9 +115,9 @@ class Process:
 
     def _kernel(self, p: Values, x: np.ndarray, other: np.ndarray) -> torch.Tensor:
         lengths = np.stack([p[f"length {axis}"] for axis in range(self.axes)], -1)
-        apart = torch.cdist(
-            torch.from_numpy(x / lengths), torch.from_numpy(other / lengths)
-        )
+        scaled = (torch.from_numpy(points / lengths) for points in (x, other))
+        # the faster way, by products, loses small distances
+        apart = torch.cdist(*scaled, compute_mode="donot_use_mm_for_euclid_dist")
         root = apart * 5**0.5
         shape = (1 + root + root.square() / 3) * torch.exp(-root)
         return shape * torch.from_numpy(p["scale"])[..., None]
