@@ -115,9 +115,9 @@ class Process:
 
     def _kernel(self, p: Values, x: np.ndarray, other: np.ndarray) -> torch.Tensor:
         lengths = np.stack([p[f"length {axis}"] for axis in range(self.axes)], -1)
-        scaled = (torch.from_numpy(points / lengths) for points in (x, other))
+        a, b = (torch.from_numpy(points / lengths) for points in (x, other))
         # the faster way, by products, loses small distances
-        apart = torch.cdist(*scaled, compute_mode="donot_use_mm_for_euclid_dist")
+        apart = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
         root = apart * 5**0.5
         shape = (1 + root + root.square() / 3) * torch.exp(-root)
         return shape * torch.from_numpy(p["scale"])[..., None]
