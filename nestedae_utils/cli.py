@@ -222,6 +222,52 @@ def _sweep(
     return 1 if failed else 0
 
 
+@_nestedae.command("campaign")
+@click.argument("file", metavar="POOL.csv", type=_PATH)
+@click.option("--target", default="", help="Column to look up, of a simulation.")
+@click.option("--instrument", metavar="MODULE:FUNCTION", help="What measures.")
+@click.option("--policy", default="improvement", help="What chooses the next arm.")
+@click.option("--first", type=int, default=5, help="Random arms at first.")
+@click.option("--budget", type=int, default=20, help="Measurements in all.")
+@click.option("--instruments", type=int, default=1, help="At a time.")
+@click.option("--rounds", is_flag=True, help="Wait for all before choosing again.")
+@click.option("--retries", type=int, default=2, help="After a failed attempt.")
+@click.option("--seed", type=int, default=0, help="Of the first arms, and of ties.")
+@click.option("--seconds", type=float, default=0.0, help="A simulated one takes.")
+@click.option("--failing", type=float, default=0.0, help="Share of its attempts.")
+@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler to use.")
+@_out(help="Folder of the campaign.")
+def _campaign(
+    file: Path,
+    target: str,
+    instrument: str | None,
+    seconds: float,
+    failing: float,
+    scheduler: str | None,
+    out: Path | None,
+    **settings: Any,
+) -> None:
+    """Measure arms of POOL.csv, one row each, by a policy.
+
+    The folder is the campaign's state: the same command again goes on with
+    it. campaign.csv has every measurement.
+    """
+    from nestedae_utils.rerun import campaign, pools
+
+    pool = pools.read(file, target)
+    if instrument:
+        measure = pools.instrument(instrument)
+    else:
+        measure = pools.simulated(pool, seconds=seconds, failing=failing)
+    folder = out or Path(f"{file.stem}-campaign")
+    tell = functools.partial(click.echo, err=True)
+    what = campaign.Settings(**settings)
+    found = campaign.run(pool, what, folder, measure, scheduler, tell)
+    best = found.loc[found["value"].idxmax()] if found["value"].notna().any() else None
+    told = "nothing was measured" if best is None else f"highest {best['value']:g}"
+    click.echo(f"{folder}: {len(found)} measurements, {told}")
+
+
 @_nestedae.command("compare")
 @click.argument("folders", metavar="RUN RUN...", type=_PATH, nargs=-1)
 def _compare(folders: Sequence[Path]) -> None:

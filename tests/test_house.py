@@ -36,12 +36,16 @@ RAISED = {
     "book": 1042,
     # one line for people for each fault of a declaration or a table
     "own": 773,
-    # nothing half-written, no orphan, a worker's death; a line for each fault
-    "rerun": 1110,
-    "cli.py": 322,
+    # policies for finite pools, which campaigns and chapter 18 share
+    "study": 1000,
+    # nothing half-written, no orphan, a worker's death; a line for each fault;
+    # campaigns: instruments as workers, a folder that is the state
+    "rerun": 1475,
+    # `nestedae campaign`
+    "cli.py": 370,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7400, 2340, 8500
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 8050, 2340, 8500
 OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300}
 CELL, SHORT, MOST = 40, 16, 0.5
 

@@ -29,7 +29,7 @@ def stepper(pictures: Sequence[str], words: Sequence[str], name: str) -> str:
     ``name`` is one word, another for each stepper of a page.
     """
     rows, rules, last = [], [], len(pictures) - 1
-    for step, (address, text) in enumerate(zip(pictures, words, strict=True)):
+    for step, text in enumerate(words):
         key = f"{name}-{step}"
         checked = " checked" if step == last else ""
         rows.append(

@@ -141,7 +141,7 @@ def sweep(
         )
         outcomes = {one: outcome for one, outcome in earlier.items() if outcome}
         missing = [one for one in what if one not in outcomes]
-        with _client(dask, jobs, scratch) as client:
+        with connected(dask, jobs, scratch) as client:
             given = {path.name: one.given for one, path in paths.items()}
             content = {"chapter": what[0].notebook.name, "runs": given}
             records.write_json(folder / RECORD, content)
@@ -172,7 +172,7 @@ def _earlier(what: Plan, folder: Path, retry: bool) -> Run | str:
 
 
 @contextlib.contextmanager
-def _client(address: str | None, jobs: int, scratch: Path) -> Iterator[Client]:
+def connected(address: str | None, jobs: int, scratch: Path) -> Iterator[Client]:
     """Connect to a scheduler, by its address or one of our own."""
     import distributed
 

@@ -67,8 +67,8 @@ class Learner:
         return model.eval()
 
     def _inputs(self, arms: Sequence[int] | slice) -> torch.Tensor:
-        values = self.features - self.features.mean(0)
-        return torch.from_numpy(values / values.std(0))[arms].double()
+        away, unit = self.features - self.features.mean(0), self.features.std(0)
+        return torch.from_numpy(away / np.where(unit > 0, unit, 1))[arms].double()
 
     def _standard(self) -> torch.Tensor:
         y = np.asarray(self.values, float)
@@ -211,28 +211,20 @@ def replay(
     """Replay a campaign: the first arms at random, then by a policy.
 
     ``draws`` (n, k) are what the k-th measurement of an arm gives, over and
-    over; equal seeds have equal first arms, whatever the policy.  A campaign
-    can go on from the ``given`` arms.  ``features`` may be (s, n, d): those
-    after ``first``, ``first + REFIT``, ... measurements.
+    over; equal seeds have equal first arms, whatever the policy.  ``given``
+    arms are those of a campaign that goes on with other ``features`` (n, d).
     """
-    rng = np.random.default_rng(seed)
-    begun = rng.choice(len(draws), min(first, budget), replace=False)
-    stages = features if features.ndim == 3 else features[None]
-    learner = Learner(stages[0], groups, again)
-    advice: list[int] = []
+    rng = np.random.default_rng([seed, len(given)])
+    begun = np.random.default_rng(seed).choice(len(draws), first, replace=False)
+    begun = np.asarray(given if len(given) else begun, int)
+    learner, advice = Learner(features, groups, again), []
     with threadpool_limits(1):
         for count in range(budget):
-            if count < len(begun):
-                arm = int(begun[count])
-            else:
-                stage = stages[min((count - first) // REFIT, len(stages) - 1)]
-                if stage is not learner.features:
-                    learner.features, learner._fitted = stage, (0, None)
-                arm = learner.suggest(policy, rng)
+            known = count < len(begun)
+            arm = int(begun[count]) if known else learner.suggest(policy, rng)
             number = learner.arms.count(arm)
             learner.arms.append(arm)
             learner.values.append(float(draws[arm, number % draws.shape[1]]))
             best = learner.arms[int(np.argmax(learner.values))]
-            noisy = again and count + 1 >= len(begun)
-            advice.append(learner.recommended() if noisy else best)
+            advice.append(learner.recommended() if again and not known else best)
     return Replayed(np.array(learner.arms), np.array(advice))
