@@ -53,9 +53,8 @@ class Learner:
         with warnings.catch_warnings():
             # of ties in a small pool, and of an optimiser's last step
             warnings.simplefilter("ignore")
-            model = SingleTaskGP(
-                x, y, covar_module=_kernel(self.groups or [range(x.shape[1])])
-            )
+            kernel = _kernel(self.groups or [range(x.shape[1])])
+            model = SingleTaskGP(x, y, covar_module=kernel, outcome_transform=None)
             count, state = self._fitted
             if state is None or len(self.arms) >= count + REFIT:
                 mll = ExactMarginalLogLikelihood(model.likelihood, model)
@@ -66,7 +65,7 @@ class Learner:
                 model.load_state_dict(state)
         return model.eval()
 
-    def _inputs(self, arms: Sequence[int] | slice) -> torch.Tensor:
+    def _inputs(self, arms: Sequence[int] | np.ndarray | slice) -> torch.Tensor:
         away, unit = self.features - self.features.mean(0), self.features.std(0)
         return torch.from_numpy(away / np.where(unit > 0, unit, 1))[arms].double()
 
@@ -95,9 +94,10 @@ class Learner:
         if not len(free):
             free = np.arange(len(self.features))
         free = rng.permutation(free)
-        if policy == "random" or len(self.arms) < 2:
+        acquisition = POLICIES[policy]
+        if acquisition is None or len(self.arms) < 2:
             return int(free[0])
-        return int(free[np.argmax(POLICIES[policy](self, free, list(pending), rng))])
+        return int(free[np.argmax(acquisition(self, free, list(pending), rng))])
 
 
 def _kernel(groups: Groups) -> Any:

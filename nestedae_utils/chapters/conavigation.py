@@ -1,0 +1,263 @@
+"""Two finite pools of real data to navigate, and the spaces to do it in.
+
+Devices: an arm is a composition with its contact layers, its value the mean
+PCE.  Solvents: an arm is a composition with a molecule, its value the binding
+energy (doi:10.1039/D3MH01484C, second example).  The twin's energy grows with
+the solvent's strength and falls with the halide's radius.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import PCA
+
+from nestedae_utils.data import perovskites, tables
+from nestedae_utils.model import chain
+from nestedae_utils.model.chain import NestedAutoencoder
+from nestedae_utils.model.replicas import Replicas
+from nestedae_utils.model.scales import Block, Head, Scale
+from nestedae_utils.study import policies, protocol, tune
+
+BINDING = "mhp_solvent_binding/perov_solv_BE_for_nestedae.csv"
+SOLVENT = ["SOLV_DENSITY", "SOLV_DIELECTRIC", "SOLV_GDN", "SOLV_DPM"]
+SOLVENT += ["SOLV_MV", "SOLV_UMBO"]
+LATENTS = 5
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The three tables, as `tables.Tables`."""
+
+    band_gaps: pd.DataFrame
+    devices: pd.DataFrame
+    binding: pd.DataFrame
+    source: str
+    checksums: dict[str, str]
+
+
+def load(data_source: str = "auto") -> Sources:
+    """Return all tables; the parameter and errors as `tables.obtain`."""
+    read = partial(pd.read_csv, encoding="utf-8-sig")
+    return tables.obtain(
+        Sources,
+        data_source,
+        band_gaps=tables.BAND_GAPS,
+        devices=tables.DEVICES,
+        binding=(BINDING, read, _binding),
+    )
+
+
+def _binding() -> pd.DataFrame:
+    triples = itertools.combinations_with_replacement(("Br", "Cl", "I"), 3)
+    rows = itertools.product(("Cs", "FA", "MA"), triples, range(8))
+    frame = pd.DataFrame(rows, columns=["Cation", "halides", "SOLVENT"])
+    for ion in perovskites.SITES["X"]:
+        frame[ion] = [triple.count(ion) / 3 for triple in frame["halides"]]
+    rng = np.random.default_rng(0)
+    strength = 8 + 4.0 * frame["SOLVENT"]
+    frame["Target"] = strength - 6 * frame["I"] + 0.8 * rng.normal(size=len(frame))
+    for place, name in enumerate(SOLVENT):
+        frame[name] = strength * rng.normal(1, 0.02) + place
+    frame["SOLVENT"] = "S" + frame["SOLVENT"].astype(str)
+    return frame.drop(columns="halides")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Arms: blocks of features by name, each (n, width), and values (n,).
+
+    ``rows`` has what each arm was measured to be, one array an arm.
+    """
+
+    blocks: Mapping[str, np.ndarray]
+    rows: Sequence[np.ndarray]
+
+    @property
+    def values(self) -> np.ndarray:
+        """The mean of each arm (n,)."""
+        return np.array([row.mean() for row in self.rows])
+
+    @property
+    def raw(self) -> np.ndarray:
+        """All blocks side by side (n, d)."""
+        return np.hstack(list(self.blocks.values()))
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """Columns of the composition, and of what goes with it."""
+        width = self.blocks["ions"].shape[1]
+        return [list(range(width)), list(range(width, self.raw.shape[1]))]
+
+    def take(self, arms: np.ndarray) -> Pool:
+        """Return the pool with these arms only."""
+        blocks = {name: block[arms] for name, block in self.blocks.items()}
+        return Pool(blocks, [self.rows[arm] for arm in arms])
+
+    def draws(self, count: int, seed: int) -> np.ndarray:
+        """Draw what measurements of each arm give, (n, count), from its rows."""
+        rng = np.random.default_rng([seed, 5])
+        return np.array([rng.choice(row, count) for row in self.rows])
+
+
+def device_pool(frame: pd.DataFrame) -> Pool:
+    """Return the arms of the device table: ions, etl and htl."""
+    arrays = perovskites.device_arrays(frame)
+    names = ("ions", "etl", "htl")
+    arm = protocol.same(arrays["fractions"], arrays["etl"], arrays["htl"])
+    first = np.unique(arm, return_index=True)[1]
+    pce = arrays["pce"][:, 0]
+    rows = [pce[arm == one] for one in range(len(first))]
+    return Pool({name: arrays[name][first] for name in names}, rows)
+
+
+def solvent_pool(frame: pd.DataFrame) -> Pool:
+    """Return the arms of the binding table: ions and molecule."""
+    fractions = pd.DataFrame(0.0, frame.index, list(perovskites.IONS))
+    halides = list(perovskites.SITES["X"])
+    fractions[halides] = frame[halides].to_numpy(float)
+    fractions["Pb"] = 1.0
+    for cation in frame["Cation"].unique():
+        fractions[cation] = (frame["Cation"] == cation).astype(float)
+    ions = perovskites.mix(fractions).to_numpy(float)
+    values = frame["Target"].to_numpy(float)[:, None]
+    # the file is sorted by its target: ties must not find the best by themselves
+    order = np.random.default_rng(0).permutation(len(frame))
+    pool = Pool({"ions": ions, "molecule": frame[SOLVENT].to_numpy(float)}, values)
+    return pool.take(order)
+
+
+def materials_scale(gaps: Mapping[str, np.ndarray], epochs: int) -> NestedAutoencoder:
+    """Fit the paper's scale of PBE gaps on all its rows, one replica."""
+    every = np.arange(len(gaps["gap"]))
+    whole = Replicas(((every, every),), {"fold": np.zeros(1, int), "seed": [0]})
+    scale = protocol.band_gap_scale(l1=0.0)
+    learning = {"batch_size": 50, "learning_rate": 1e-3}
+    return chain.fit(scale, gaps, whole, epochs=epochs, **learning)
+
+
+def arm_scale(pool: Pool, below: int, predicts: bool) -> Scale:
+    """Declare the scale of arms: 5 latents of its blocks, or of those below.
+
+    ``below`` is the number of latents that stand for the ions, or 0.
+    """
+    blocks = [Block(n, b.shape[1]) for n, b in pool.blocks.items() if n != "ions"]
+    ions = Block("ions", pool.blocks["ions"].shape[1])
+    lower = Block("latents", below, latents_of="band_gap", lower_scaler="refitted")
+    blocks.insert(0, lower if below else ions)
+    heads = [Head(block.name, block.width, loss="mse") for block in blocks]
+    if predicts:
+        heads.append(Head("value", 1, loss="mse", hidden=(16,), scaling="standard"))
+    return Scale("arms", blocks, LATENTS, heads, hidden=(16,))
+
+
+def spaces(
+    pool: Pool, lower: NestedAutoencoder, seeds: int, epochs: int
+) -> dict[str, np.ndarray]:
+    """Return features by the name of their space, each (seeds, n, d).
+
+    Raw, its first principal components, the latents of an autoencoder of the
+    arms, and those of a nested one on the scale of gaps; none has seen a value.
+    """
+    components = PCA(LATENTS).fit_transform(_standard(pool.raw))
+    found = {"raw": np.stack([pool.raw] * seeds)}
+    found["PCA"] = np.stack([components] * seeds)
+    every = np.arange(len(pool.raw))
+    labels = {"fold": np.zeros(seeds, int), "seed": np.arange(seeds)}
+    replicas = Replicas(((every, every),) * seeds, labels)
+    how: dict[str, Any] = {"batch_size": 50, "learning_rate": 3e-3, "epochs": epochs}
+    for name, chained, below in (("autoencoder", None, 0), ("nested", lower, 12)):
+        scale = arm_scale(pool, below, predicts=False)
+        fitted = chain.fit(scale, pool.blocks, replicas, chained, **how)
+        found[name] = fitted.encode(pool.blocks)
+    return found
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    unit = values.std(0)
+    return (values - values.mean(0)) / np.where(unit > 0, unit, 1)
+
+
+def supervised(
+    pool: Pool,
+    gaps: Mapping[str, np.ndarray],
+    lower: NestedAutoencoder,
+    measured: Sequence[np.ndarray],
+    epochs: int,
+) -> np.ndarray:
+    """Return latents (seeds, n, 5) of a nested chain taught by each campaign.
+
+    The arms' scale learns the values of the ``measured`` arms alone, then both
+    scales are tuned together, that of gaps on its own table too.
+    """
+    every = np.arange(len(pool.raw))
+    known = [np.unique(arms) for arms in measured]
+    splits = tuple((arms, np.setdiff1d(every, arms)) for arms in known)
+    labels = {"fold": np.arange(len(known)), "seed": np.arange(len(known))}
+    table = {**pool.blocks, "value": pool.values[:, None]}
+    fitted = chain.fit(
+        arm_scale(pool, 12, predicts=True),
+        table,
+        Replicas(splits, labels),
+        lower,
+        standardise_on="train",
+        **{"batch_size": 10, "learning_rate": 3e-3, "epochs": epochs},
+    )
+    rows = {"band_gap": [np.arange(len(gaps["gap"]))] * len(known), "arms": known}
+    tuned = tune.fine_tune(
+        fitted,
+        {"band_gap": gaps, "arms": table},
+        rows,
+        **{"epochs": 10, "steps": 5, "batch_size": 20, "learning_rate": 1e-3},
+    )
+    return tuned.encode(pool.blocks)
+
+
+def replays(calls: Sequence[tuple[tuple, dict]]) -> list[policies.Replayed]:
+    """Replay campaigns in processes side by side, in order."""
+    some = joblib.Parallel(n_jobs=-1)
+    return some(joblib.delayed(policies.replay)(*a, **more) for a, more in calls)
+
+
+def taught(
+    pool: Pool,
+    gaps: Mapping[str, np.ndarray],
+    lower: NestedAutoencoder,
+    first: Sequence[np.ndarray],
+    budget: int,
+    epochs: int,
+) -> list[policies.Replayed]:
+    """Replay campaigns, one a seed, in latents that are taught as they go."""
+    arms, draws = list(first), pool.values[:, None]
+    begun = count = len(arms[0])
+    while count < budget:
+        latents = supervised(pool, gaps, lower, arms, epochs)
+        count = min(count + policies.REFIT, budget)
+        words = [
+            (("improvement", z, draws, begun, count, seed), {"given": arms[seed]})
+            for seed, z in enumerate(latents)
+        ]
+        found = replays(words)
+        arms = [one.arms for one in found]
+    return found
+
+
+def regret(pool: Pool, replayed: Sequence[policies.Replayed]) -> np.ndarray:
+    """Return how far below the best arm the advice is, (seeds, budget)."""
+    values = pool.values
+    return values.max() - values[np.array([one.recommended for one in replayed])]
+
+
+def to_csv(frame: pd.DataFrame, path: Path) -> Path:
+    """Write the binding table as a pool for ``nestedae campaign``."""
+    columns = ["Cation", *perovskites.SITES["X"][:2], *SOLVENT, "Target"]
+    frame[columns].to_csv(path, index=False, lineterminator="\n")
+    return path
