@@ -1,0 +1,278 @@
+"""Campaigns: pools, policies, instruments that fail, and what a kill leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from nestedae_utils import cli
+from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.rerun import campaign, pools
+from nestedae_utils.rerun.execution import RunError
+from nestedae_utils.study import policies
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Return a pool of 40 arms, highest in the middle."""
+    x = np.linspace(-1, 1, 40)
+    lines = ["x,kind,y", *(f"{v:.4f},{'ab'[n % 2]},{1 - v**2:.6f}"
+                           for n, v in enumerate(x))]  # fmt: skip
+    path = tmp_path / "pool.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def told(capsys, *words):
+    status = cli.main(["campaign", *map(str, words)])
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    return status, line
+
+
+# --- policies -------------------------------------------------------------------
+
+
+def arms(seed=0, count=30):
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-1, 1, (count, 2))
+    return x, 1 - (x**2).sum(1)
+
+
+@pytest.mark.parametrize("policy", policies.POLICIES)
+def test_a_policy_suggests_what_is_free(policy):
+    x, y = arms()
+    learner = policies.Learner(x, arms=[0, 1, 2, 3], values=list(y[:4]))
+    pending = [4, 5]
+    drawn = {
+        learner.suggest(policy, np.random.default_rng(seed), pending)
+        for seed in range(4)
+    }
+    assert not drawn & {0, 1, 2, 3, 4, 5}
+
+
+def test_improvement_finds_a_maximum_sooner_than_chance():
+    x, y = arms(1, 60)
+    away = {
+        policy: np.mean([
+            y.max() - y[policies.replay(policy, x, y[:, None], 4, 14, seed).arms].max()
+            for seed in range(3)
+        ])
+        for policy in ("improvement", "random")
+    }  # fmt: skip
+    assert away["improvement"] < away["random"]
+
+
+def test_policies_begin_with_the_same_arms_and_go_on_from_given_ones():
+    x, y = arms()
+    draws = y[:, None]
+    first = [policies.replay(p, x, draws, 4, 6, 0) for p in ("random", "greedy")]
+    np.testing.assert_array_equal(first[0].arms[:4], first[1].arms[:4])
+    on = policies.replay("random", x, draws, 4, 9, 0, given=first[1].arms)
+    np.testing.assert_array_equal(on.arms[:6], first[1].arms)
+    assert len(set(on.arms)) == 9
+
+
+def test_noise_is_no_reason_to_recommend_a_lucky_arm():
+    x = np.linspace(-1, 1, 9)[:, None]
+    learner = policies.Learner(x, again=True)
+    learner.arms = [*range(9)] * 3 + [8]
+    learner.values = [*(1 - x[:, 0] ** 2)] * 3 + [1.5]
+    assert abs(learner.recommended() - 4) <= 1
+
+
+# --- pools ------------------------------------------------------------------------
+
+
+def test_a_pool_is_read_with_its_texts_as_columns(table):
+    pool = pools.read(table, "y")
+    assert pool.features.shape == (40, 3)
+    assert list(pool.arms) == ["x", "kind"]
+    assert pool.target.argmax() in (19, 20)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.replace(",0.000000", ",nan", 1), "'nan' found, a finite number"),
+        (lambda t: t.replace(",b,", ",a,"), "column 'kind': one value in all rows"),
+        (lambda t: t.replace("x,kind,y", "x,kind,z"), "column 'y' is missing"),
+    ],
+)
+def test_a_faulty_pool_is_told_in_one_line(table, change, words):
+    table.write_text(change(table.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(DataError, match=words) as caught:
+        pools.read(table, "y")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--budget", 0], "budget: 0 given"),
+        (["--first", 41], "first: 41 given for a pool of 40 arms"),
+        (["--policy", "gredy"], "Did you mean 'greedy'?"),
+        (["--instrument", "nowhere:f"], "instrument: 'nowhere:f' given"),
+        (["--instruments", 0], "instruments: 0 given"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(
+    table, capsys, tmp_path, words, message
+):
+    out = tmp_path / "out"
+    status, line = told(capsys, table, "--target", "y", *words, "-o", out)
+    assert status == 2
+    assert message in line
+    assert not (out / campaign.ORDER).exists()
+
+
+def test_nothing_to_look_up_is_told(table, capsys, tmp_path):
+    status, line = told(capsys, table, "-o", tmp_path / "out")
+    assert (status, "target: none given" in line) == (2, True)
+
+
+# --- campaigns -----------------------------------------------------------------
+
+
+def settings(**changes):
+    return campaign.Settings(**{"policy": "trees", "budget": 12, **changes})
+
+
+def test_a_campaign_fails_retries_and_measures_each_arm_once(table, tmp_path):
+    pool = pools.read(table, "y")
+    lab = pools.simulated(pool, seconds=0.01, failing=0.4)
+    found = campaign.run(pool, settings(instruments=3), tmp_path / "c", lab)
+    assert len(found) == len(set(found["arm"])) == 12
+    assert found["faults"].map(len).sum() > 0
+    good = found["value"].notna()
+    wanted = pool.target[found["arm"]]
+    np.testing.assert_allclose(found["value"][good], wanted[good])
+    failed = found["faults"].map(len) == 3
+    np.testing.assert_array_equal(~good, failed)
+
+
+def test_rounds_wait_and_free_instruments_do_not(table, tmp_path):
+    pool = pools.read(table, "y")
+    lab = pools.simulated(pool, seconds=0.05)
+    what = settings(instruments=3, rounds=True, policy="random")
+    found = campaign.run(pool, what, tmp_path / "c", lab)
+    begins = found["begin"].to_numpy().reshape(4, 3)
+    ends = found["end"].to_numpy().reshape(4, 3)
+    assert (begins[1:].min(1) >= ends[:-1].max(1)).all()
+
+
+def test_other_settings_are_refused_in_a_folder_that_is_taken(table, tmp_path):
+    pool = pools.read(table, "y")
+    lab = pools.simulated(pool)
+    campaign.run(pool, settings(budget=6), tmp_path / "c", lab)
+    with pytest.raises(RunError, match="with other settings"):
+        campaign.run(pool, settings(budget=7), tmp_path / "c", lab)
+
+
+def test_a_line_cut_short_was_never_asked(tmp_path):
+    path = tmp_path / campaign.ORDER
+    path.write_text("7\n12\n3", encoding="utf-8")
+    assert campaign._order(path) == [7, 12]
+    assert path.read_text(encoding="utf-8") == "7\n12\n"
+
+
+LOGGED = '''
+"""An instrument that writes down each time that it measures to the end."""
+import os, time
+
+def measure(arm, attempt):
+    time.sleep(0.3)
+    file = os.open(os.environ["LOGGED"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(file, (arm["x"] + "\\n").encode())
+    os.close(file)
+    return 1 - float(arm["x"]) ** 2
+'''
+
+
+def started(table, tmp_path, *more):
+    (tmp_path / "logged.py").write_text(LOGGED, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": path, "LOGGED": str(tmp_path / "log")}
+    words = f"campaign {table} --target y --policy trees --budget 12 --instruments 2"
+    words += f" --instrument logged:measure -o {tmp_path / 'c'}"
+    command = [sys.executable, "-m", "nestedae_utils", *words.split(), *more]
+    pipe = subprocess.PIPE
+    return env, subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
+
+
+def wait_for(path, count, process=None):
+    while len(list(path.glob("*.json"))) < count:
+        assert process is None or process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+
+
+def whole(tmp_path):
+    """Look at what a campaign left: each arm once, each result as it is."""
+    order = campaign._order(tmp_path / "c" / campaign.ORDER)
+    results = sorted((tmp_path / "c" / campaign.MEASURED).glob("*.json"))
+    assert len(order) == len(set(order)) == len(results) == 12
+    values = [json.loads(path.read_text(encoding="utf-8"))["value"] for path in results]
+    assert None not in values
+    return order
+
+
+@pytest.mark.slow
+def test_a_killed_campaign_goes_on_and_repeats_nothing(table, tmp_path):
+    measured = tmp_path / "c" / campaign.MEASURED
+    env, process = started(table, tmp_path)
+    wait_for(measured, 5, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {p.name: p.read_bytes() for p in measured.glob("*.json")}
+    before = campaign._order(tmp_path / "c" / campaign.ORDER)
+    _, process = started(table, tmp_path)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert whole(tmp_path)[: len(before)] == before
+    for name, content in kept.items():
+        assert (measured / name).read_bytes() == content, "measured again"
+    # of the two that ran when it was killed, at most the end was not seen
+    log = (tmp_path / "log").read_text().split()
+    assert len(set(log)) == 12
+    assert len(log) <= 14
+
+
+@pytest.mark.slow
+def test_a_scheduler_with_workers_of_which_one_is_killed(table, tmp_path):
+    address = tmp_path / "scheduler.json"
+    (tmp_path / "logged.py").write_text(LOGGED, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": path, "LOGGED": str(tmp_path / "log")}
+    quiet = {"env": env, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet |= {"cwd": tmp_path}
+    base = [sys.executable, "-m", "distributed.cli."]
+    where = ["--scheduler-file", str(address)]
+    one = [*base[:2], f"{base[2]}dask_scheduler", "--port", "0", *where]
+    two = [*base[:2], f"{base[2]}dask_worker", "--no-nanny", "--nthreads", "1", *where]
+    running = [subprocess.Popen([*one, "--no-dashboard"], **quiet)]
+    try:
+        while not address.exists():
+            time.sleep(0.1)
+        workers = [subprocess.Popen([*two, "--no-dashboard"], **quiet) for _ in "ab"]
+        running += workers
+        found = json.loads(address.read_text())["address"]
+        _, process = started(table, tmp_path, "--scheduler", found)
+        wait_for(tmp_path / "c" / campaign.MEASURED, 4, process)
+        workers[0].send_signal(signal.SIGKILL)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    finally:
+        for each in running:
+            each.kill()
+            each.wait()
+    whole(tmp_path)
+    assert len(set((tmp_path / "log").read_text().split())) == 12
+
+
+def test_a_policy_is_known_or_refused():
+    with pytest.raises(ParameterError, match="one of improvement, bound"):
+        policies.check("thompson")
