@@ -49,6 +49,11 @@ SMALL = {
     | {"device_epochs": 1},
     "14_interpretation": TWIN
     | {"side_seeds": 3, "small": 0.02, "background": 4, "repeats": 2},
+    "17_navigation": {"seeds": 2, "measurements": 6, "pixels": 9, "truths": 1}
+    | {"toys": 2, "toy_steps": 4, "noise": 0.2, "level": 0.4},
+    "18_closed_loop": {"seeds": 2, "first": 4, "device_budget": 6, "epochs": 2}
+    | {"solvent_budget": 6, "least": 4, "unit": 0.01, "lab_budget": 6}
+    | {"data_source": "twin"},
 }
 # What these state does not depend on their parameters: no look at that.
 SAME = {"01_autoencoders", "02_synthetic_data", "04_perovskite_data"}

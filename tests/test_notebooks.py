@@ -33,6 +33,10 @@ WRONG = [
     ("13_three_scales", {"sizes": "10, 4"}, "sizes: 4 given"),
     ("14_interpretation", {"seeds": 1}, "from 2 to 200"),
     ("14_interpretation", {"backgrounds": 9}, "'background'"),
+    ("17_navigation", {"measurements": 4}, "measurements: 4 given"),
+    ("17_navigation", {"noise": 0.0}, "noise: 0.0 given"),
+    ("18_closed_loop", {"device_budget": 0}, "device_budget: 0 given"),
+    ("18_closed_loop", {"units": 1.0}, "'unit'"),
 ]
 EACH = pytest.mark.parametrize("name", SMALL)
 
