@@ -168,9 +168,13 @@ def test_rounds_wait_and_free_instruments_do_not(table, tmp_path):
 def test_other_settings_are_refused_in_a_folder_that_is_taken(table, tmp_path):
     pool = pools.read(table, "y")
     lab = pools.simulated(pool)
-    campaign.run(pool, settings(budget=6), tmp_path / "c", lab)
+    six = campaign.run(pool, settings(budget=6), tmp_path / "c", lab)
     with pytest.raises(RunError, match="with other settings"):
-        campaign.run(pool, settings(budget=7), tmp_path / "c", lab)
+        campaign.run(pool, settings(budget=7, seed=1), tmp_path / "c", lab)
+    # a budget may grow
+    nine = campaign.run(pool, settings(budget=9), tmp_path / "c", lab)
+    assert len(nine) == 9
+    np.testing.assert_array_equal(nine["begin"][:6], six["begin"])
 
 
 def test_a_line_cut_short_was_never_asked(tmp_path):

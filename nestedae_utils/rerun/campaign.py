@@ -15,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,20 +114,24 @@ def run(
     """Run a campaign in its folder, or go on with it; return its measurements.
 
     One row a measurement, in the order of asking: arm, value (NaN where all
-    attempts failed), begin and end (s), worker, faults.  Another pool or other
-    settings than those of the folder are a RunError.
+    attempts failed), begin and end (s), worker, faults.  A folder of another
+    pool, policy, seed or number of first arms is a RunError; the budget of a
+    campaign may be raised.
     """
     from distributed import as_completed
 
     settings.check(len(pool.features))
     folder = Path(os.path.abspath(folder))
     pool_key = fingerprint([pool.features, pool.arms.astype(str).to_numpy().tolist()])
-    content = {"pool": pool.name, "key": pool_key, "settings": asdict(settings)}
+    # a budget may grow, and instruments may come and go
+    fixed = {name: getattr(settings, name) for name in ("policy", "first", "seed")}
+    content = {"pool": pool.name, "key": pool_key, "settings": fixed}
     with held(folder, RECORD) as scratch:
-        (folder / MEASURED).mkdir(parents=True, exist_ok=True)
         _same(folder / RECORD, content)
+        (folder / MEASURED).mkdir(exist_ok=True)
         order = _order(folder / ORDER)
         with connected(scheduler, settings.instruments, scratch) as client:
+            learner = policies.Learner(pool.features)
             results: dict[int, dict[str, Any]] = {}
             running: dict[Any, int] = {}
             ended = as_completed(loop=client.loop)
@@ -141,13 +145,17 @@ def run(
                 ended.add(future)
 
             for number in range(len(order)):
-                ask(number)
+                path = folder / MEASURED / f"{number:04}.json"
+                if path.exists():
+                    results[number] = json.loads(path.read_text(encoding="utf-8"))
+                else:
+                    ask(number)
             while True:
                 ready = not (settings.rounds and running)
                 while ready and len(running) < settings.instruments:
                     if len(order) >= settings.budget:
                         break
-                    order.append(_next(pool, settings, order, results))
+                    order.append(_next(learner, settings, order, results))
                     with open(folder / ORDER, "a", encoding="utf-8") as file:
                         file.write(f"{json.dumps(order[-1])}\n")
                         file.flush()
@@ -188,17 +196,20 @@ def _order(path: Path) -> list[int]:
 
 
 def _next(
-    pool: Pool, settings: Settings, order: list[int], results: dict[int, dict]
+    learner: policies.Learner,
+    settings: Settings,
+    order: list[int],
+    results: Mapping[int, Mapping[str, Any]],
 ) -> int:
-    rng = np.random.default_rng([settings.seed, len(order)])
-    known = {n: one["value"] for n, one in results.items() if one["value"] is not None}
-    learner = policies.Learner(pool.features)
     if len(order) < settings.first:
         begun = np.random.default_rng(settings.seed)
-        return int(begun.permutation(len(pool.features))[len(order)])
-    learner.arms = [order[n] for n in sorted(known)]
-    learner.values = [known[n] for n in sorted(known)]
+        return int(begun.permutation(len(learner.features))[len(order)])
+    known = [n for n in sorted(results) if results[n]["value"] is not None]
+    learner.arms = [order[n] for n in known]
+    learner.values = [results[n]["value"] for n in known]
+    # what failed for good counts as pending: it is not asked for again
     others = [arm for n, arm in enumerate(order) if n not in known]
+    rng = np.random.default_rng([settings.seed, len(order)])
     return learner.suggest(settings.policy, rng, others)
 
 
