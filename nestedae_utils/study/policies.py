@@ -75,8 +75,9 @@ class Learner:
 
     def mean(self) -> np.ndarray:
         """Return the posterior mean (n,) of all arms, in the values' unit."""
+        model = self.model()
         with torch.no_grad():
-            found = self.model().posterior(self._inputs(slice(None))).mean[:, 0]
+            found = model.posterior(self._inputs(slice(None))).mean[:, 0]
         y = np.asarray(self.values, float)
         return found.numpy() * (y.std() or 1.0) + y.mean()
 
@@ -140,8 +141,9 @@ def _improvement(
 def _bound(
     learner: Learner, free: np.ndarray, pending: list[int], rng: np.random.Generator
 ) -> np.ndarray:
+    model = learner.model()
     with torch.no_grad():
-        found = learner.model().posterior(learner._inputs(free))
+        found = model.posterior(learner._inputs(free))
         return (found.mean + 2 * found.variance.sqrt())[:, 0].numpy()
 
 
