@@ -153,8 +153,10 @@ def arm_scale(pool: Pool, below: int, predicts: bool) -> Scale:
     """
     blocks = [Block(n, b.shape[1]) for n, b in pool.blocks.items() if n != "ions"]
     ions = Block("ions", pool.blocks["ions"].shape[1])
-    lower = Block("latents", below, latents_of="band_gap", lower_scaler="refitted")
-    blocks.insert(0, lower if below else ions)
+    if below:
+        how = {"latents_of": "band_gap", "lower_scaler": "refitted"}
+        ions = Block("latents", below, **how)
+    blocks.insert(0, ions)
     heads = [Head(block.name, block.width, loss="mse") for block in blocks]
     if predicts:
         heads.append(Head("value", 1, loss="mse", hidden=(16,), scaling="standard"))

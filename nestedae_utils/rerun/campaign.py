@@ -170,9 +170,9 @@ def run(
         rows = [results[number] for number in range(len(order))]
         frame = pd.DataFrame(rows).assign(arm=order)
         frame["value"] = frame["value"].astype(float)
-        frame.join(pool.arms.iloc[order].reset_index(drop=True), rsuffix="_arm").to_csv(
-            folder / "campaign.csv", index=False, lineterminator="\n"
-        )
+        arms = pool.arms.iloc[order].reset_index(drop=True).add_prefix("arm: ")
+        table = pd.concat([frame, arms], axis=1)
+        table.to_csv(folder / "campaign.csv", index=False, lineterminator="\n")
         return frame
 
 
