@@ -12,13 +12,14 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from nestedae_utils.data import perovskites, tables
 from nestedae_utils.model import chain
@@ -28,8 +29,7 @@ from nestedae_utils.model.scales import Block, Head, Scale
 from nestedae_utils.study import policies, protocol, tune
 
 BINDING = "mhp_solvent_binding/perov_solv_BE_for_nestedae.csv"
-SOLVENT = ["SOLV_DENSITY", "SOLV_DIELECTRIC", "SOLV_GDN", "SOLV_DPM"]
-SOLVENT += ["SOLV_MV", "SOLV_UMBO"]
+SOLVENT = [f"SOLV_{name}" for name in "DENSITY DIELECTRIC GDN DPM MV UMBO".split()]
 LATENTS = 5
 
 
@@ -46,13 +46,12 @@ class Sources:
 
 def load(data_source: str = "auto") -> Sources:
     """Return all tables; the parameter and errors as `tables.obtain`."""
-    read = partial(pd.read_csv, encoding="utf-8-sig")
     return tables.obtain(
         Sources,
         data_source,
         band_gaps=tables.BAND_GAPS,
         devices=tables.DEVICES,
-        binding=(BINDING, read, _binding),
+        binding=(BINDING, partial(pd.read_csv, encoding="utf-8-sig"), _binding),
     )
 
 
@@ -114,8 +113,7 @@ def device_pool(frame: pd.DataFrame) -> Pool:
     names = ("ions", "etl", "htl")
     arm = protocol.same(arrays["fractions"], arrays["etl"], arrays["htl"])
     first = np.unique(arm, return_index=True)[1]
-    pce = arrays["pce"][:, 0]
-    rows = [pce[arm == one] for one in range(len(first))]
+    rows = [arrays["pce"][arm == one, 0] for one in range(len(first))]
     return Pool({name: arrays[name][first] for name in names}, rows)
 
 
@@ -130,9 +128,8 @@ def solvent_pool(frame: pd.DataFrame) -> Pool:
     ions = perovskites.mix(fractions).to_numpy(float)
     values = frame["Target"].to_numpy(float)[:, None]
     # the file is sorted by its target: ties must not find the best by themselves
-    order = np.random.default_rng(0).permutation(len(frame))
     pool = Pool({"ions": ions, "molecule": frame[SOLVENT].to_numpy(float)}, values)
-    return pool.take(order)
+    return pool.take(np.random.default_rng(0).permutation(len(frame)))
 
 
 def materials_scale(gaps: Mapping[str, np.ndarray], epochs: int) -> NestedAutoencoder:
@@ -171,23 +168,16 @@ def spaces(
     Raw, its first principal components, the latents of an autoencoder of the
     arms, and those of a nested one on the scale of gaps; none has seen a value.
     """
-    components = PCA(LATENTS).fit_transform(_standard(pool.raw))
-    found = {"raw": np.stack([pool.raw] * seeds)}
-    found["PCA"] = np.stack([components] * seeds)
-    every = np.arange(len(pool.raw))
-    labels = {"fold": np.zeros(seeds, int), "seed": np.arange(seeds)}
-    replicas = Replicas(((every, every),) * seeds, labels)
+    scaled = make_pipeline(StandardScaler(), PCA(LATENTS))
+    plain = {"raw": pool.raw, "PCA": scaled.fit_transform(pool.raw)}
+    found = {name: np.stack([values] * seeds) for name, values in plain.items()}
+    replicas = Replicas.cross([(np.arange(len(pool.raw)),) * 2], seeds)
     how: dict[str, Any] = {"batch_size": 50, "learning_rate": 3e-3, "epochs": epochs}
     for name, chained, below in (("autoencoder", None, 0), ("nested", lower, 12)):
         scale = arm_scale(pool, below, predicts=False)
         fitted = chain.fit(scale, pool.blocks, replicas, chained, **how)
         found[name] = fitted.encode(pool.blocks)
     return found
-
-
-def _standard(values: np.ndarray) -> np.ndarray:
-    unit = values.std(0)
-    return (values - values.mean(0)) / np.where(unit > 0, unit, 1)
 
 
 def supervised(
@@ -245,23 +235,17 @@ def taught(
     while count < budget:
         latents = supervised(pool, gaps, lower, arms, epochs)
         count = min(count + policies.REFIT, budget)
-        words = [
-            (("improvement", z, draws, begun, count, seed), {"given": arms[seed]})
-            for seed, z in enumerate(latents)
-        ]
-        found = replays(words)
+        found = replays(
+            [
+                (("improvement", z, draws, begun, count, seed), {"given": arms[seed]})
+                for seed, z in enumerate(latents)
+            ]
+        )
         arms = [one.arms for one in found]
     return found
 
 
 def regret(pool: Pool, replayed: Sequence[policies.Replayed]) -> np.ndarray:
     """Return how far below the best arm the advice is, (seeds, budget)."""
-    values = pool.values
-    return values.max() - values[np.array([one.recommended for one in replayed])]
-
-
-def to_csv(frame: pd.DataFrame, path: Path) -> Path:
-    """Write the binding table as a pool for ``nestedae campaign``."""
-    columns = ["Cation", *perovskites.SITES["X"][:2], *SOLVENT, "Target"]
-    frame[columns].to_csv(path, index=False, lineterminator="\n")
-    return path
+    advice = np.array([one.recommended for one in replayed])
+    return pool.values.max() - pool.values[advice]
