@@ -134,10 +134,7 @@ def solvent_pool(frame: pd.DataFrame) -> Pool:
 
 def materials_scale(gaps: Mapping[str, np.ndarray], epochs: int) -> NestedAutoencoder:
     """Fit the paper's scale of PBE gaps on all its rows, one replica."""
-    every = np.arange(len(gaps["gap"]))
-    whole = Replicas(
-        ((every, every),), dict.fromkeys(("fold", "seed"), np.zeros(1, int))
-    )
+    whole = Replicas.cross([(np.arange(len(gaps["gap"])),) * 2])
     scale = protocol.band_gap_scale(l1=0.0)
     learning = {"batch_size": 50, "learning_rate": 1e-3}
     return chain.fit(scale, gaps, whole, epochs=epochs, **learning)
