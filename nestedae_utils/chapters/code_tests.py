@@ -188,7 +188,7 @@ MODELS = {
     "ridge": lambda: RidgeCV(np.logspace(-2, 3, 11)),
 }
 GRID = {"max_depth": (3, 6), "learning_rate": (0.05, 0.15)}
-TREES = (50, 100, 200, 300)
+TREES = (50, 100, 200)
 
 
 @cached
@@ -218,7 +218,7 @@ def tuned(features: NDArray, target: NDArray, some: Sequence[Split]) -> list[NDA
 
 def _booster(count: int, given: Mapping[str, float]) -> BaseEstimator:
     return GradientBoostingRegressor(
-        n_estimators=count, subsample=0.5, random_state=0, **given
+        n_estimators=count, max_features="sqrt", random_state=0, **given
     )
 
 

@@ -132,10 +132,10 @@ def correlations(codes: NDArray, values: NDArray) -> NDArray:
 
 
 def rotated(codes: NDArray, seed: int = 0) -> NDArray:
-    """Turn each set of codes (sets, n, 2) by a random angle."""
-    angle = np.random.default_rng(seed).uniform(0, 2 * np.pi, len(codes))
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return codes @ turn.transpose(2, 0, 1)
+    """Turn each set of codes (sets, n, d) at random, about its mean."""
+    random, (sets, _, size) = np.random.default_rng(seed), codes.shape
+    turn, _ = np.linalg.qr(random.standard_normal((sets, size, size)))
+    return (codes - codes.mean(1, keepdims=True)) @ turn
 
 
 def distances(codes: NDArray) -> NDArray:
