@@ -49,6 +49,8 @@ SMALL = {
     | {"device_epochs": 1},
     "14_interpretation": TWIN
     | {"side_seeds": 3, "small": 0.02, "background": 4, "repeats": 2},
+    "15_element_codes": CHAINS
+    | {"sets": 2, "copies": 2, "codebook": 9, "device_epochs": 1},
 }
 # What these state does not depend on their parameters: no look at that.
 SAME = {"01_autoencoders", "02_synthetic_data", "04_perovskite_data"}
