@@ -87,8 +87,8 @@ def read_pairs(path: str | Path) -> pd.DataFrame:
         gaps = {formula: float(indirect) for formula, _, indirect in rows[1:]}
     except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile,
             ElementTree.ParseError) as error:  # fmt: skip
-        words = f"not the workbook of double perovskites ({type(error).__name__})"
-        raise DataError(f"{path}: {words}; take the published file.") from None
+        fault = f"not the workbook of double perovskites ({type(error).__name__})"
+        raise DataError(f"{path}: {fault}; take the published file.") from None
     frame = every_pair()
     known = {}
     for formula, gap in gaps.items():
@@ -202,16 +202,16 @@ def tuned(features: NDArray, target: NDArray, some: Sequence[Split]) -> list[NDA
     for number, (seen, held) in enumerate(some):
         x = features[number] if features.ndim == 3 else features
         inner, outer = splits(len(seen), 1)[0]
-        scores = {}
+        scores: dict[tuple[float, ...], float] = {}
         for values in itertools.product(*GRID.values()):
             given = dict(zip(GRID, values, strict=True))
             model = _booster(TREES[-1], given).fit(x[seen[inner]], target[seen[inner]])
             stages = list(model.staged_predict(x[seen[outer]]))
-            for count in TREES:
-                away = np.abs(stages[count - 1] - target[seen[outer]]).mean()
-                scores[(count, *values)] = away
-        count, *values = min(scores, key=scores.__getitem__)
-        best = _booster(count, dict(zip(GRID, values, strict=True)))
+            for trees in TREES:
+                away = np.abs(stages[trees - 1] - target[seen[outer]]).mean()
+                scores[trees, *values] = float(away)
+        count, *chosen = min(scores, key=scores.__getitem__)
+        best = _booster(int(count), dict(zip(GRID, chosen, strict=True)))
         found.append(best.fit(x[seen], target[seen]).predict(x[held]))
     return found
 

@@ -8,6 +8,7 @@ code loses nothing, so that its single numbers have no meaning of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ def fit_all(
     sets: int,
     latent: int,
     rows: int,
-    **settings: object,
+    **settings: Any,
 ) -> dict[str, NestedAutoencoder]:
     """Fit every kind of code, side by side; one replica for each set.
 
@@ -127,7 +128,7 @@ def correlations(codes: NDArray, values: NDArray) -> NDArray:
     y = y - y.mean()
     size = np.sqrt((x**2).sum(-2) * (y**2).sum())
     size = np.where(size > 0, size, np.inf)  # a number that is dead
-    r = np.abs(np.einsum("...nd,n->...d", x, y)) / size
+    r = np.abs(np.einsum("...ij,i->...j", x, y)) / size
     return np.sort(r, -1)[..., ::-1]
 
 
