@@ -6,7 +6,9 @@
 ``data/places_<key>.csv``, the number and the relation that it states (``tolerance``
 belongs to "="), and the quantities that test it: ``as_made``, the way the
 authors did, and ``as_should``, as it should be.  ``data/quantities.csv`` has
-what the book can state, and ``repeat``, within which a second run must agree.
+what the book can state, and ``repeat``, within which a second run must agree:
+0 says that a quantity is exact, all else follows from the reference's intervals
+(`nestedae_utils.book.reference.repeat`) and is never typed.
 """
 
 from __future__ import annotations
@@ -52,6 +54,11 @@ class Quantity(NamedTuple):
     meaning: str
     unit: str
     repeat: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is drawn for it: a count in a published table, say."""
+        return self.repeat == 0
 
 
 class Claim(NamedTuple):
@@ -183,7 +190,7 @@ def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         row["paper"] = "" if row["verdict"] == TWIN else stated
         for field, column, at in WAYS:
             one = measured.get(row[field])
-            row[column] = plus_minus(one["value"], one["spread"]) if one else ""
+            row[column] = written(one) if one else ""
             row[at] = (one["chapter"], one.get("cell")) if one else None
         rows.append(row)
     return pd.DataFrame(rows, dtype=object)
@@ -192,6 +199,30 @@ def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 def _measured(record: Mapping[str, Any]) -> Measured:
     value, ends = record["value"], (record.get("low"), record.get("high"))
     return value, *(value if end is None else end for end in ends)
+
+
+def turned(
+    results: Mapping[str, Mapping[str, Any]], others: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Say, a line each, which verdicts two runs of the same chapters differ in."""
+    now, then = (assess(one).set_index("claim") for one in (results, others))
+    lines = []
+    for name in now.index[now["verdict"] != then["verdict"]]:
+        both = [
+            f"{MARKS[one.verdict]} {one.verdict} ({one['as made']}; "
+            f"{one['as it should be']})"
+            for one in (now.loc[name], then.loc[name])
+        ]
+        lines.append(f"{name}: {both[0]} now, {both[1]} before")
+    return lines
+
+
+def written(record: Mapping[str, Any]) -> str:
+    """Write a record's value, its spread, and the ends of its interval."""
+    text = plus_minus(record["value"], record["spread"])
+    if record.get("low") is None:
+        return text
+    return f"{text} ({plus_minus(record['low'])} to {plus_minus(record['high'])})"
 
 
 def plus_minus(value: float, spread: float | None = None) -> str:

@@ -14,11 +14,12 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from nestedae_utils.model.cache import cached
 from nestedae_utils.model.chain import NestedAutoencoder, Table
 from nestedae_utils.model.reference import one_thread
+from nestedae_utils.study.statistics import Estimate, resampled
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """From rows (m, width) to predictions (..., m), one model or several."""
@@ -153,6 +154,16 @@ def alike(values: np.ndarray) -> float:
     """Return the mean rank correlation of all pairs of models (R, K)."""
     pairs = combinations(values, 2)
     return float(np.mean([spearmanr(*pair)[0] for pair in pairs]))
+
+
+def alikeness(values: np.ndarray, folds: np.ndarray) -> Estimate:
+    """Estimate `alike`, whole folds (R,) of models drawn, none beside itself."""
+    pairs = np.corrcoef(rankdata(values, axis=1))
+    return resampled(
+        lambda models: pairs[np.ix_(models, models)][models[:, None] != models].mean(),
+        np.arange(len(values)),
+        groups=folds,
+    )
 
 
 @dataclass(frozen=True)
