@@ -79,6 +79,25 @@ def test_refresh_of_what_is_no_run(folders, fault, tmp_path):
     assert not kept.exists()
 
 
+def test_repeat_is_the_farther_end_of_the_interval(tmp_path):
+    """To two digits, rounded up; exact ones stay exact."""
+
+    def of(value, *ends):
+        return reference.repeat(record(GAP, value, ends=ends or None))
+
+    assert of(0.15, 0.1431, 0.16) == 0.01
+    assert of(0.15, 0.1381, 0.16) == 0.012
+    assert of(150, 27.9, 160) == 130
+    assert of(0.15, 0.15, 0.15) == 1e-6
+    assert of(0.15) == 0
+    table = tmp_path / "quantities.csv"
+    table.write_text(f'quantity,meaning,unit,repeat\n{GAP},"a, b",eV,9\nc,d,,0\n')
+    ran = results(record(GAP, 0.15, ends=(0.1431, 0.16)))
+    reference.write_repeats([ran], table)
+    lines = table.read_text().splitlines()
+    assert lines[1:] == [f'{GAP},"a, b",eV,0.01', "c,d,,0"]
+
+
 def notebook(path, **data):
     """Write an executed notebook with one figure."""
     figure = {"mystnb": {"figure": {"name": "fig-07-map"}}}

@@ -122,13 +122,13 @@ def score(
     predicted: NDArray, target: NDArray, groups: NDArray
 ) -> dict[str, statistics.Estimate]:
     """Estimate MAE and R2 of predictions (seeds, n), rows drawn by groups."""
+
+    def over_seeds(true: NDArray, told: NDArray) -> float:
+        return float(np.mean([r2_score(true, one) for one in told.T]))
+
     return {
         "MAE": statistics.rows(np.abs(predicted - target).mean(0), groups),
-        "R2": statistics.resampled(
-            lambda true, told: np.mean([r2_score(true, one) for one in told.T]),
-            *(target, predicted.T),
-            groups=groups,
-        ),
+        "R2": statistics.resampled(over_seeds, target, predicted.T, groups=groups),
     }
 
 
@@ -138,9 +138,8 @@ def against(
     """Return a model's MAE and ours minus it, with intervals, from (n,)."""
     low, high = statistics.interval(errors, groups)
     interval = statistics.interval(ours - errors, groups)
-    scores = {"MAE": errors.mean(), "low": low, "high": high}
-    scores["nested minus it"] = (ours - errors).mean()
-    return {**scores, "95 %": words(*interval)}
+    more = {"nested minus it": (ours - errors).mean(), "95 %": words(*interval)}
+    return {"MAE": errors.mean(), "low": low, "high": high, **more}
 
 
 def draw_baselines(ax: Axes, scores: pd.DataFrame, models: list[str]) -> None:

@@ -23,7 +23,6 @@ from nestedae_utils.model.chain import Table
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.study.inverse import Points, Search, decode, last
 from nestedae_utils.study.protocol import same
-from nestedae_utils.study.statistics import Estimate, resampled, rows
 
 PAIRS = len(ETL) * len(HTL)
 """Pairs of contact layers, numbered ETL by ETL."""
@@ -242,22 +241,6 @@ class Compositions:
         groups = pd.DataFrame(rows).groupby(list(rows[0])[:3], sort=False)
         spreads = groups.std().add_suffix(" sd")
         return groups.mean().join(spreads).reset_index()
-
-    def estimates(self, said: Answer) -> dict[str, Estimate]:
-        """Estimate a method's scores over all compositions, these drawn."""
-        return {
-            "top3": rows(100 * self.recovered(said).mean(0)),
-            "rank_median": ranked(said.median, self.median),
-            "rank_best": ranked(said.best, self.best),
-        }
-
-
-def ranked(values: NDArray, observed: NDArray) -> Estimate:
-    """Estimate the mean rank correlation of values (S, C) over the seeds."""
-    return resampled(
-        lambda true, *said: np.mean([rank(one, true) for one in said]),
-        *(observed, *values),
-    )
 
 
 def rank(values: NDArray, observed: NDArray) -> float:

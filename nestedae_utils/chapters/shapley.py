@@ -14,12 +14,11 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
 
 from nestedae_utils.model.cache import cached
 from nestedae_utils.model.chain import NestedAutoencoder, Table
 from nestedae_utils.model.reference import one_thread
-from nestedae_utils.study.statistics import Estimate, resampled
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """From rows (m, width) to predictions (..., m), one model or several."""
@@ -150,20 +149,14 @@ def permutation(
     return np.stack(risen, axis=-1)
 
 
-def alike(values: np.ndarray) -> float:
-    """Return the mean rank correlation of all pairs of models (R, K)."""
-    pairs = combinations(values, 2)
-    return float(np.mean([spearmanr(*pair)[0] for pair in pairs]))
+def alike(values: np.ndarray, some: np.ndarray | None = None) -> float:
+    """Return the mean rank correlation of all pairs of models (R, K).
 
-
-def alikeness(values: np.ndarray, folds: np.ndarray) -> Estimate:
-    """Estimate `alike`, whole folds (R,) of models drawn, none beside itself."""
+    Or of the places of some models; the same one twice is no pair.
+    """
     pairs = np.corrcoef(rankdata(values, axis=1))
-    return resampled(
-        lambda models: pairs[np.ix_(models, models)][models[:, None] != models].mean(),
-        np.arange(len(values)),
-        groups=folds,
-    )
+    some = np.arange(len(values)) if some is None else some
+    return float(pairs[np.ix_(some, some)][some[:, None] != some].mean())
 
 
 @dataclass(frozen=True)

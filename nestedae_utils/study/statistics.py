@@ -66,12 +66,17 @@ def _reach(draws: np.ndarray, share: float = 0.0) -> float:
     return float(stats.t.ppf(0.975, len(draws) - 1) * error)
 
 
+def _wider(blocks: int) -> float:
+    """Return by how much resamples of so many blocks are too narrow."""
+    wider = stats.t.ppf(0.975, blocks - 1) / stats.norm.ppf(0.975)
+    return float(np.sqrt(blocks / (blocks - 1)) * wider)
+
+
 def _percentiles(found: np.ndarray, blocks: int, value: float) -> Ends:
     """Return the expanded percentiles of resamples of so many blocks."""
     if blocks < 2:
         return np.nan, np.nan
-    wider = np.sqrt(blocks / (blocks - 1)) * stats.t.ppf(0.025, blocks - 1)
-    tail = stats.norm.cdf(wider)
+    tail = stats.norm.cdf(_wider(blocks) * stats.norm.ppf(0.025))
     low, high = np.nanquantile(found, [tail, 1 - tail], method="nearest")
     return float(min(low, value)), float(max(high, value))
 
@@ -138,6 +143,9 @@ def interval(values: np.ndarray, groups: np.ndarray | None = None) -> Ends:
     _, group = np.unique(groups, return_inverse=True)
     sizes, draws = np.bincount(group), len(values)
     totals = np.stack([np.bincount(group, one) for one in values])
+    if draws > 1:
+        middle = totals.mean(0)
+        totals = middle + _wider(draws) * (totals - middle)
     random = np.random.default_rng(0)
     some, which = (
         random.multinomial(count, np.full(count, 1 / count), RESAMPLES)
@@ -202,14 +210,11 @@ def floor(values: np.ndarray, groups: np.ndarray) -> float:
     From the medians of groups of two or more; of m values each lies nearer to
     their own middle than to the true one, by the square root of (m - 1) / m.
     """
-    _, group = np.unique(groups, return_inverse=True)
-    sizes = np.bincount(group)[group]
-    middle = np.array(
-        [np.median(values[group == one]) for one in range(group.max() + 1)]
-    )
-    some = sizes > 1
-    away = np.abs(values - middle[group])[some]
-    return float(np.mean(away * np.sqrt(sizes[some] / (sizes[some] - 1))))
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    ordered, first = values[np.lexsort((values, group))], np.cumsum(sizes) - sizes
+    middle = (ordered[first + (sizes - 1) // 2] + ordered[first + sizes // 2]) / 2
+    wider = np.sqrt(sizes / np.maximum(1, sizes - 1))[group]
+    return float((np.abs(values - middle[group]) * wider)[sizes[group] > 1].mean())
 
 
 def fewest(sizes: Sequence[int], errors: np.ndarray, loss: float) -> Estimate:

@@ -1,0 +1,55 @@
+"""Chapters under other settings of the arithmetic: what moved is listed."""
+
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_records import GAP, record, results
+
+from nestedae_utils.book import claims
+from nestedae_utils.model import training
+from nestedae_utils.model.replicas import Replicas
+from nestedae_utils.model.scales import Block, Head, Scale
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import arithmetic  # noqa: E402
+
+CLAIM = claims.by_quantity()[GAP]
+
+
+def test_what_moves_and_what_turns_is_listed():
+    repeat = claims.quantities()[GAP].repeat
+    should = record(CLAIM.as_should, 0.156)
+    kept = {"05": results(record(GAP, 0.156), should)}
+    near = {"05": results(record(GAP, 0.156 + 0.5 * repeat), should)}
+    moved = {"05": results(record(GAP, 0.156 + 3 * repeat), should)}
+    wide = {"05": results(record(GAP, 0.156, ends=(0.1, 0.2)), should)}
+    assert arithmetic.compare(kept, kept) == []
+    assert not any(line.startswith("05: ") for line in arithmetic.compare(near, kept))
+    line, turned = arithmetic.compare(moved, kept)
+    assert line.startswith(f"05: {GAP}: ")
+    assert f"{claims.NOT_REPRODUCED} (" in turned
+    (turned,) = arithmetic.compare(wide, kept)
+    assert turned.startswith(f"verdict of {CLAIM.claim}: ? undecided")
+
+
+@pytest.mark.parametrize("path", ["dense", "reference"])
+def test_the_reference_path_is_a_setting(path, monkeypatch, tmp_path):
+    monkeypatch.setenv("NESTEDAE_CACHE", str(tmp_path))
+    for name, value in arithmetic.SETTINGS["reference"].items():
+        monkeypatch.setenv(name, value if path == "reference" else "")
+    x = np.random.default_rng(0).normal(size=(8, 2))
+    scale = Scale("a", [Block("x", 2)], 1, [Head("x", 2)])
+    before = training.tally.copy()
+    rows = np.arange(8)
+    training.train(
+        scale,
+        x,
+        {"x": x},
+        Replicas.cross([(rows, rows)]),
+        epochs=1,
+        batch_size=4,
+        learning_rate=0.01,
+    )
+    assert training.tally[f"{path} replicas"] - before[f"{path} replicas"] == 1
