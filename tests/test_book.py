@@ -77,7 +77,7 @@ def test_landing_page_shows_this_builds_values_and_judges_every_claim(book, resu
     assert sorted(results) == sorted(chapters)
     for content in results.values():
         for record in content["records"]:
-            shown = claims.plus_minus(record["value"], record["spread"])
+            shown = claims.written(record)
             assert f">{shown}</" in page, record["quantity"]
     assessed = claims.assess(results)
     assert claims.NOT_RUN not in set(assessed["verdict"])

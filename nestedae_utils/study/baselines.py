@@ -1,7 +1,8 @@
 """Other models on the same folds, all from scikit-learn.
 
-Their settings are fixed here, scikit-learn's own where none is named; what
-they learn from (scalers, penalties) is the training rows only.
+Their settings are fixed here, scikit-learn's own where none is named, or, of
+those in `GRIDS`, chosen by inner folds; what they learn from (scalers,
+penalties, settings) is the training rows only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
@@ -47,6 +49,18 @@ BASELINES: Mapping[str, Callable[[], BaseEstimator]] = {
 }
 """Models of a number by name; each call gives a fresh one."""
 
+GRIDS: Mapping[str, tuple[str, Mapping[str, Sequence[float | str]]]] = {
+    "SVR, tuned": (
+        "SVR, C = 10",
+        {"svr__C": (1.0, 10.0, 100.0), "svr__gamma": ("scale", 0.02, 0.1)},
+    ),
+    "extra trees, tuned": (
+        "extra trees",
+        {"min_samples_leaf": (1, 3), "max_features": (0.3, 1.0)},
+    ),
+}
+"""Of `BASELINES`, by a name of their own, the settings to choose from."""
+
 CLASSIFIERS: Mapping[str, Callable[[], BaseEstimator]] = {
     "most frequent": lambda: DummyClassifier(strategy="most_frequent"),
     "logistic regression": lambda: make_pipeline(
@@ -64,13 +78,15 @@ def predict(
     target: np.ndarray,
     splits: Sequence[Split],
     category: bool = False,
+    inner: Sequence[Split] = (),
 ) -> np.ndarray:
     """Predict every row by the model whose training left it out.
 
     Parameters
     ----------
     name
-        One of `BASELINES`, or of `CLASSIFIERS` for a category.
+        One of `BASELINES`, or of `GRIDS` with ``inner`` folds, or of
+        `CLASSIFIERS` for a category.
     features
         Shape (n, width), or (folds, n, width) where the folds differ in
         them, latents of a fold's own model, say.
@@ -78,6 +94,9 @@ def predict(
         Shape (n,) or (n, 1).
     splits
         For every fold its (training, held-out) rows.
+    inner
+        Folds within each fold's training rows, the first fold's first, by whose
+        mean absolute errors settings are chosen.
 
     Returns
     -------
@@ -85,6 +104,7 @@ def predict(
         Shape (n,), in the target's units; NaN for a row never held out.
     """
     models = CLASSIFIERS if category else BASELINES
+    fixed, grid = GRIDS.get(name, (name, None))
     features = np.asarray(features, dtype=float)
     target = np.asarray(target, dtype=float).reshape(-1)
     predicted = np.full(len(target), np.nan)
@@ -92,7 +112,15 @@ def predict(
         x = features[fold] if features.ndim == 3 else features
         # a fold may leave one kind only, which no classifier takes
         alone = category and len(set(target[seen])) == 1
-        model = models["most frequent" if alone else name]()
+        model = models["most frequent" if alone else fixed]()
+        if grid:
+            order, count = np.argsort(seen), len(inner) // len(splits)
+            places = [
+                tuple(order[np.searchsorted(seen, rows, sorter=order)] for rows in one)
+                for one in inner[fold * count : (fold + 1) * count]
+            ]
+            score = "neg_mean_absolute_error"
+            model = GridSearchCV(model, grid, cv=places, scoring=score)
         model.fit(x[seen], target[seen])
         predicted[held_out] = model.predict(x[held_out])
     return predicted

@@ -55,7 +55,7 @@ class Estimate(NamedTuple):
 
     value: float
     spread: float | None
-    count: int
+    replicas: int
     ends: Ends
 
 
