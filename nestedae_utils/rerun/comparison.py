@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nestedae_utils.book import parameters, records
+from nestedae_utils.book import claims, parameters, records
 from nestedae_utils.data import files
 from nestedae_utils.errors import ParameterError, replacing
 from nestedae_utils.rerun.execution import Report, RunError
@@ -44,7 +44,7 @@ def verify(
     """Make a run again from its record, trainings too; compare the results.
 
     Returns lines on the quantities that leave the repeat tolerance of
-    ``data/quantities.csv``, and on data, versions and sources that are not as
+    ``data/quantities.csv`` and on verdicts that turn, and on data, versions and sources that are not as
     recorded.
     """
     before = read(folder)
@@ -74,7 +74,9 @@ def verify(
         lines.append("notebook: changed since")
     if before.record["package"].get("digest") != record["package"]["digest"]:
         lines.append("package: sources or tables changed since")
-    return records.differences(again.results, before.results), lines
+    pair = ({again.results["chapter"]: one.results} for one in (again, before))
+    moved = records.differences(again.results, before.results) + claims.turned(*pair)
+    return moved, lines
 
 
 def write(outcomes: Mapping[Plan, Run | str], folder: Path) -> None:
