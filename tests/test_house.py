@@ -35,7 +35,7 @@ RAISED = {
     "model": 2479,
     # how each kind of value is resampled, each formula with its source; what
     # baselines choose from by inner folds
-    "study": 959,
+    "study": 963,
     # the words of each range and each verdict; the bar of the trainings;
     # intervals beside values, verdicts that turn, tolerances from the intervals
     "book": 1164,
@@ -46,7 +46,7 @@ RAISED = {
     "cli.py": 322,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7743, 2363, 8855
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7747, 2363, 8855
 OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300}
 CELL, SHORT, MOST = 40, 16, 0.5
 

@@ -56,7 +56,11 @@ GRIDS: Mapping[str, tuple[str, Mapping[str, Sequence[float | str]]]] = {
     ),
     "extra trees, tuned": (
         "extra trees",
-        {"min_samples_leaf": (1, 3), "max_features": (0.3, 1.0)},
+        {
+            "n_estimators": (100,),
+            "min_samples_leaf": (1, 3),
+            "max_features": (0.3, 1.0),
+        },
     ),
 }
 """Of `BASELINES`, by a name of their own, the settings to choose from."""
