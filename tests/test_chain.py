@@ -112,7 +112,7 @@ def test_the_way_up_and_down_by_hand(chain):
     x_back = used["x"].unscale(decode(head, p, latents))
     assert np.allclose(down["fine"]["x"], x_back)
     if refitted:
-        seen = chain.encode(table, "fine", seen_by="coarse")
+        seen = chain.seen_by("coarse").encode(table, "fine")
         assert np.allclose(seen, z1)
         assert not np.allclose(chain.encode(table, "fine"), z1)
 

@@ -1,7 +1,5 @@
 """Training: the definition by hand, and the fast path held against it."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -59,14 +57,12 @@ def arrays(scale, rows=40, seed=0):
 
 def both(scale, inputs, targets, some, **settings):
     """Train by the fast path and by the definition in float64."""
-    job = jobs.Job(
-        scale,
-        *jobs.side_by_side(scale, inputs, targets),
-        some,
-        *settings.values(),
-        torch.device("cpu"),
+    place = torch.device("cpu")
+    job, exact = (
+        jobs.Job(scale, inputs, targets, some, place=place, **settings)
+        for _ in range(2)
     )
-    exact = replace(job, dtype=torch.float64)
+    exact.dtype = torch.float64
     found = []
     for run, own in (
         (dense.train, job),
@@ -302,8 +298,7 @@ def test_metrics_of_rows_and_of_batches():
 
 
 def test_histories_are_dense_at_the_end_and_even_on_a_log_axis():
-    job = jobs.Job(fine(), None, {}, None, 1500, 10, 0.1, None)
-    epochs = np.flatnonzero(job.told) + 1
+    epochs = np.flatnonzero(jobs.told(1500)) + 1
     assert epochs[0] == 1
     assert (np.diff(epochs[-200:]) == 1).all()
     before = epochs[epochs <= 1300]

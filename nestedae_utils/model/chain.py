@@ -7,12 +7,10 @@ of a scale, standardised, are an input block of a later one.  `latents`,
 in and out, with gradients.  All else calls them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -66,7 +64,7 @@ class NestedAutoencoder:
         *,
         standardise_on: str = "all",
         **settings: Any,
-    ) -> NestedAutoencoder:
+    ) -> Self:
         """Fit one scale on its table; the scales below must be fitted.
 
         The table has every block, also of the scales whose latents it takes,
@@ -97,21 +95,15 @@ class NestedAutoencoder:
                 values = scalers[block.name].scale(values)
             scaled[block.name] = values
         by_head = {
-            head.name: [scaled[part] for part in _parts(scale, head)]
+            head.name: beside([scaled[part] for part in _parts(scale, head)]).numpy()
             for head in scale.heads
         }
-        trained = train(
-            scale,
-            beside([scaled[block.name] for block in scale.inputs]).numpy(),
-            {key: beside(parts).numpy() for key, parts in by_head.items()},
-            replicas,
-            **settings,
-        )
-        learnt = trained.parameters, scalers, lower, trained.history
-        self.fitted[name] = Fitted(scale, replicas, *learnt)
+        inputs = beside([scaled[block.name] for block in scale.inputs]).numpy()
+        fitted = train(scale, inputs, by_head, replicas, **settings)
+        self.fitted[name] = replace(fitted, scalers=scalers, lower_scalers=lower)
         return self
 
-    def attach(self, fitted: Fitted) -> NestedAutoencoder:
+    def attach(self, fitted: Fitted) -> Self:
         """Use a fitted scale; ParameterError if it is declared otherwise."""
         if self.scales.get(fitted.scale.name) != fitted.scale:
             raise ParameterError(
@@ -121,7 +113,7 @@ class NestedAutoencoder:
         self.fitted[fitted.scale.name] = fitted
         return self
 
-    def take(self, places: Sequence[int]) -> NestedAutoencoder:
+    def take(self, places: Sequence[int]) -> "NestedAutoencoder":
         """Return the chain with these replicas in every scale."""
         chain = NestedAutoencoder(self.scales.values())
         for name, fitted in self.fitted.items():
@@ -190,11 +182,15 @@ class NestedAutoencoder:
             found |= below.down(links[key], found[name][key], wanted)
         return found
 
-    def seen_by(self, name: str) -> NestedAutoencoder:
-        """Return the chain with the scalers that a scale fitted anew for others."""
-        return self._with(self.fitted[name].lower_scalers)
+    def seen_by(self, name: str) -> Self:
+        """Return the chain as a later scale sees it.
 
-    def _with(self, lower: Mapping[str, Scalers]) -> NestedAutoencoder:
+        The scales whose inputs that one standardised anew have its statistics
+        instead of their own.  ParameterError if it is not fitted.
+        """
+        return self._with(self.fitted[self._asked(name)].lower_scalers)
+
+    def _with(self, lower: Mapping[str, Scalers]) -> Self:
         chain = copy(self)
         chain.fitted = dict(self.fitted)
         for name, scalers in lower.items():
@@ -209,50 +205,39 @@ class NestedAutoencoder:
 
     # --- arrays in, arrays out ---------------------------------------------
 
-    def encode(self, table: Table, scale: str = "", *, seen_by: str = "") -> np.ndarray:
+    def encode(self, table: Table, scale: str = "") -> np.ndarray:
         """Return the latents (R, n, latent) of a raw table.
 
         The table has the blocks that the scale, the last one where empty, and
-        those below it take.  ``seen_by`` is a later scale that standardised
-        this scale's inputs anew: use its statistics instead of the scale's own.
-        ParameterError if the scale is not fitted, DataError if the table does
-        not fit.
+        those below it take.  ParameterError if the scale is not fitted,
+        DataError if the table does not fit.
         """
-        name, chain = self._asked(scale, seen_by)
-        return chain.latents(name, table).numpy()
+        return self.latents(self._asked(scale), table).numpy()
 
-    def predict(self, table: Table, scale: str = "", *, seen_by: str = "") -> Arrays:
+    def predict(self, table: Table, scale: str = "") -> Arrays:
         """Return every predicted target (R, n, width); see :meth:`encode`."""
-        name, chain = self._asked(scale, seen_by)
+        name = self._asked(scale)
         wanted = [head.name for head in self.scales[name].predicted]
-        return _numpy(chain.outputs(name, chain.latents(name, table), wanted))
+        return _numpy(self.outputs(name, self.latents(name, table), wanted))
 
-    def reconstruct(
-        self, table: Table, scale: str = "", *, seen_by: str = ""
-    ) -> Arrays:
+    def reconstruct(self, table: Table, scale: str = "") -> Arrays:
         """Return every reconstructed block; see :meth:`encode`."""
-        name, chain = self._asked(scale, seen_by)
+        name = self._asked(scale)
         wanted = [block.name for block in self.scales[name].inputs]
-        return _numpy(chain.outputs(name, chain.latents(name, table), wanted))
+        return _numpy(self.outputs(name, self.latents(name, table), wanted))
 
-    def decode(
-        self, latents: np.ndarray, scale: str = "", *, seen_by: str = ""
-    ) -> dict[str, Arrays]:
+    def decode(self, latents: np.ndarray, scale: str = "") -> dict[str, Arrays]:
         """Return what latents (R, n, latent) stand for, by scale and name."""
-        name, chain = self._asked(scale, seen_by)
-        found = chain.down(name, torch.as_tensor(np.asarray(latents)))
+        found = self.down(self._asked(scale), torch.as_tensor(np.asarray(latents)))
         return {lower: _numpy(parts) for lower, parts in found.items()}
 
-    def _asked(self, scale: str, seen_by: str) -> tuple[str, NestedAutoencoder]:
+    def _asked(self, scale: str) -> str:
         name = scale or list(self.scales)[-1]
-        for given in filter(None, (name, seen_by)):
-            if given not in self.fitted:
-                known = ", ".join(map(repr, self.fitted)) or "none"
-                raise ParameterError(
-                    f"scale: {given!r} given, a fitted scale is allowed "
-                    f"({known}).{nearest(given, self.fitted)}"
-                )
-        return name, self.seen_by(seen_by) if seen_by else self
+        if name not in self.fitted:
+            known = ", ".join(map(repr, self.fitted)) or "none"
+            words = f"scale: {name!r} given, a fitted scale is allowed ({known})."
+            raise ParameterError(words + nearest(name, self.fitted))
+        return name
 
 
 def fit(

@@ -6,10 +6,8 @@ heads, so that one compilation serves all shapes.  `training` (autograd) is
 the definition; tests hold the two together.
 """
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
@@ -37,7 +35,7 @@ def knows(scale: Scale) -> bool:
 
 def train(job: Job, missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
     """Train replicas on threads; yield each one when it is done."""
-    laid_out, stop = plan(job.scale, job.columns), threading.Event()
+    laid_out, stop = plan(job.scale), threading.Event()
     pool = ThreadPoolExecutor(max(1, min(len(missing), joblib.cpu_count())))
     try:
         running = {pool.submit(_replica, job, laid_out, r, stop): r for r in missing}
@@ -48,7 +46,7 @@ def train(job: Job, missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
         pool.shutdown(cancel_futures=True)
 
 
-def _replica(job: Job, laid_out: Plan, replica: int, stop: threading.Event) -> Result:
+def _replica(job: Job, laid_out: "Plan", replica: int, stop: threading.Event) -> Result:
     """Train one replica: some epochs at a time, so that it can be stopped."""
     p, seed, rows = job.initial(replica), job.seeds[replica], job.rows[replica]
     mean, square = np.zeros_like(p), np.zeros_like(p)
@@ -92,8 +90,8 @@ class Plan(NamedTuple):
     l1: np.ndarray
 
 
-def plan(scale: Scale, columns: Mapping[str, int]) -> Plan:
-    """Lay out a scale; ``columns`` is where each head's target begins."""
+def plan(scale: Scale) -> Plan:
+    """Lay out a scale."""
     known, names = shapes(scale), metric_names(scale)
     kinds = [scale.activation] * len(scale.hidden) + [scale.latent_activation]
     paths: list[tuple[str, list[str], Head | None]] = [("encoder", kinds, None)]
@@ -105,6 +103,7 @@ def plan(scale: Scale, columns: Mapping[str, int]) -> Plan:
     factors: list[float] = []
     l1: list[float] = []
     start = units = masked = 0
+    column = scale.width
     for path, kinds, head in paths:
         dropout = head.dropout if head else 0.0
         for place, kind in enumerate(kinds):
@@ -123,8 +122,9 @@ def plan(scale: Scale, columns: Mapping[str, int]) -> Plan:
             start, units = bias + cols, units + cols
         if head:
             metric = names.index(f"{head.name}_{head.loss}")
-            goal = columns[head.name], LOSSES.index(head.loss)
-            heads.append((len(layers) - 1, *goal, metric))
+            goal = len(layers) - 1, column, LOSSES.index(head.loss)
+            heads.append((*goal, metric))
+            column += head.width
     weights = [head.weight for head in scale.heads]
     numbers = [np.array(v, np.float32) for v in (weights, factors, l1)]
     return Plan(np.array(layers), np.array(heads), *numbers)

@@ -1,7 +1,5 @@
 """A fitted chain as one file: tensors and one JSON text, no pickled code."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from collections.abc import Mapping, Sequence

@@ -1,20 +1,13 @@
-"""What a training is of, and what comes of it: the same on both paths.
-
-A job is replicas of one scale on one table.  Each has a key, made of all that
-its result depends on, so that the cache finds it whoever asks for it.
-"""
-
-from __future__ import annotations
+"""What a training is of, the same on both paths: replicas of one scale."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 
 from nestedae_utils.errors import ParameterError
 from nestedae_utils.model import cache, networks
+from nestedae_utils.model.fitted import Fitted, History
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Scale
 
@@ -22,94 +15,63 @@ VIEWS = ("train_per_sample", "validation_as_made", "validation_per_sample")
 KINDS = ("train_as_made", *VIEWS)
 DENSELY = 200
 """Last epochs after which all rows are measured; before, ever more rarely."""
-
-
-@dataclass(frozen=True)
-class History:
-    """Metrics of R replicas after some epochs.
-
-    ``epochs`` (k,) count from 1: the last ones, and before that on a stride
-    that looks even on a logarithmic axis.  ``values`` has four kinds, each a
-    mapping from ``<head>_<metric>`` (and ``loss``, the weighted sum of the
-    heads' losses) to an array (R, k).  ``train_as_made`` is the mean over the
-    epoch's batches with dropout on and the weights moving;
-    ``validation_as_made`` the unweighted mean over the validation batches, as
-    the paper's code logs them; the ``per_sample`` ones are means over rows,
-    dropout off.
-    """
-
-    epochs: np.ndarray
-    values: Mapping[str, Mapping[str, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Parameters by name, each (R, rows, columns), and their history."""
-
-    parameters: dict[str, np.ndarray]
-    history: History
-
-
 Result = dict[str, np.ndarray]
 """Of a replica: parameters ``p`` (P,), ``as_made`` (k, metrics), and
 ``measured`` (k, views, metrics)."""
 
 
-@dataclass(frozen=True)
 class Job:
-    """What both paths need to know of a training; lists are by replica."""
+    """A training on one table; by replica its rows, steps, seed and latents.
 
-    scale: Scale
-    table: np.ndarray
-    columns: Mapping[str, int]
-    replicas: Replicas
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    place: torch.device
-    dtype: torch.dtype = torch.float32
+    ``table`` (1 or R, n, columns) has the inputs, then every head's target;
+    ``batches`` are the steps of an epoch, ``told`` (epochs,) says after which
+    epochs all rows are measured.
+    """
 
-    @cached_property
-    def rows(self) -> list[np.ndarray]:
-        """Training rows."""
-        return [np.asarray(rows, np.int64) for rows, _ in self.replicas.splits]
+    dtype = torch.float32
 
-    @cached_property
-    def batches(self) -> list[int]:
-        """Steps in an epoch."""
-        return [-(-len(rows) // self.batch_size) for rows in self.rows]
-
-    @cached_property
-    def seeds(self) -> list[int]:
-        """Seeds."""
-        return self.replicas.labels["seed"].tolist()
-
-    @cached_property
-    def latents(self) -> list[int]:
-        """Numbers of latents."""
-        every = np.full(len(self.replicas), self.scale.latent)
-        return self.replicas.labels.get("latent", every).tolist()
-
-    @cached_property
-    def told(self) -> np.ndarray:
-        """Whether all rows are measured after each epoch, (epochs,)."""
-        told = np.arange(self.epochs) >= self.epochs - DENSELY
-        told[np.geomspace(1, self.epochs, 120).round().astype(int) - 1] = True
-        return told
+    def __init__(
+        self,
+        scale: Scale,
+        inputs: np.ndarray,
+        targets: Mapping[str, np.ndarray],
+        replicas: Replicas,
+        *,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float,
+        place: torch.device,
+    ) -> None:
+        self.scale, self.replicas, self.place = scale, replicas, place
+        self.epochs, self.batch_size = epochs, batch_size
+        self.learning_rate, self.told = learning_rate, told(epochs)
+        parts = [inputs, *(targets[head.name] for head in scale.heads)]
+        wide = [p[None] if p.ndim == 2 else p for p in map(np.asarray, parts)]
+        shape = max(map(len, wide)), wide[0].shape[1], -1
+        wide = [np.broadcast_to(p, (shape[0], *p.shape[1:])) for p in wide]
+        self.table = np.concatenate(wide, -1).astype(np.float32)
+        self.rows = [np.asarray(rows, np.int64) for rows, _ in replicas.splits]
+        self.held = [np.asarray(held, np.int64) for _, held in replicas.splits]
+        self.batches = [-(-len(rows) // batch_size) for rows in self.rows]
+        every = np.full(len(replicas), scale.latent)
+        self.seeds: list[int] = replicas.labels["seed"].tolist()
+        self.latents: list[int] = replicas.labels.get("latent", every).tolist()
 
     def keys(self, path: str, sources: str) -> list[str]:
-        """Return for every replica the key of its result, by path and sources."""
+        """Return for every replica the key of its result.
+
+        It is made of all that the result depends on, so that the cache finds it
+        whoever asks for it: also of the path and of a digest of the sources.
+        """
         common = cache.fingerprint(
             [self.scale.model_dump(), self.epochs, self.batch_size]
             + [self.learning_rate, path, self.place.type, sources]
         )
         tables = [cache.fingerprint(table) for table in self.table]
+        own = zip(self.seeds, self.latents, self.rows, self.held, strict=True)
         return [
-            cache.fingerprint(
-                [common, tables[r % len(tables)], self.seeds[r], self.latents[r]]
-                + [self.rows[r], np.asarray(held, np.int64)]
-            )
-            for r, (_, held) in enumerate(self.replicas.splits)
+            cache.fingerprint([common, tables[r % len(tables)], *parts])
+            for r, parts in enumerate(own)
         ]
 
     def initial(self, replica: int) -> np.ndarray:
@@ -120,7 +82,7 @@ class Job:
 
     def views(self, replica: int) -> np.ndarray:
         """Return the weights that turn row metrics into means, (views, n)."""
-        rows, held = self.replicas.splits[replica]
+        rows, held = self.rows[replica], self.held[replica]
         weights = np.zeros((len(VIEWS), self.table.shape[1]), np.float32)
         weights[0, rows] = 1 / len(rows)
         batches = -(-len(held) // self.batch_size)
@@ -137,23 +99,27 @@ class Job:
                 "lower it."
             )
 
-    def gather(self, results: Sequence[Result]) -> Trained:
-        """Stack the replicas' results."""
+    def gather(self, results: Sequence[Result]) -> Fitted:
+        """Stack the replicas' results to a fitted scale without scalers."""
         p, as_made, measured = (np.stack([r[k] for r in results]) for k in results[0])
-        parameters, start = {}, 0
-        for name, shape in networks.parameter_shapes(self.scale).items():
-            part = p[:, start : (start := start + shape[0] * shape[1])]
-            parameters[name] = part.reshape(-1, *shape)
-        values = {}
-        names = networks.metric_names(self.scale)
-        by_kind = [as_made, *measured.transpose(2, 0, 1, 3)]
-        for kind, array in zip(KINDS, by_kind, strict=True):
-            values[kind] = {name: array[..., m] for m, name in enumerate(names)}
-            values[kind]["loss"] = sum(
-                head.weight * values[kind][f"{head.name}_{head.loss}"]
-                for head in self.scale.heads
-            )
-        return Trained(parameters, History(np.flatnonzero(self.told) + 1, values))
+        names, heads = networks.metric_names(self.scale), self.scale.heads
+        by_kind = zip(KINDS, [as_made, *measured.transpose(2, 0, 1, 3)], strict=True)
+        values = {
+            kind: {name: array[..., m] for m, name in enumerate(names)}
+            for kind, array in by_kind
+        }
+        for one in values.values():
+            one["loss"] = sum(h.weight * one[f"{h.name}_{h.loss}"] for h in heads)
+        history = History(np.flatnonzero(self.told) + 1, values)
+        parameters = networks.unpacked(self.scale, p)
+        return Fitted(self.scale, self.replicas, parameters, history=history)
+
+
+def told(epochs: int) -> np.ndarray:
+    """Return after which epochs all rows are measured, (epochs,)."""
+    densely = np.arange(epochs) >= epochs - DENSELY
+    densely[np.geomspace(1, epochs, 120).round().astype(int) - 1] = True
+    return densely
 
 
 def batch_means(count: int, size: int) -> np.ndarray:
@@ -161,17 +127,3 @@ def batch_means(count: int, size: int) -> np.ndarray:
     rest = count % size
     whole = np.full(count - rest, 1 / size)
     return np.concatenate([whole, np.full(rest, 1 / max(rest, 1))])
-
-
-def side_by_side(
-    scale: Scale, inputs: np.ndarray, targets: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, dict[str, int]]:
-    """Return one table (1 or R, n, columns), and where each target begins."""
-    parts, columns, start = [inputs], {}, scale.width
-    for head in scale.heads:
-        parts.append(targets[head.name])
-        columns[head.name], start = start, start + head.width
-    wide = [p[None] if p.ndim == 2 else p for p in map(np.asarray, parts)]
-    count = max(map(len, wide))
-    wide = [np.broadcast_to(p, (count, *p.shape[1:])) for p in wide]
-    return np.concatenate(wide, -1).astype(np.float32), columns

@@ -5,8 +5,6 @@ rows), where a batch is ``tall``, and row by row where it is not, whichever
 makes the longer inner loop.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

@@ -5,8 +5,6 @@ and a declaration may then name it.  Parameters are tensors by name with a
 leading axis R, the replicas.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -4,9 +4,8 @@ Every parameter is a named tensor with a leading axis R, the replicas, so that
 a layer is one batched product.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +37,15 @@ def parameter_shapes(scale: Scale) -> dict[str, tuple[int, int]]:
 def parameter_count(scale: Scale) -> int:
     """Return the number of weights and biases of one replica."""
     return sum(rows * columns for rows, columns in parameter_shapes(scale).values())
+
+
+def unpacked(scale: Scale, flat: Any) -> dict[str, Any]:
+    """Return parameters, an array or a tensor (R, P), as views by name."""
+    named, start = {}, 0
+    for name, (rows, columns) in parameter_shapes(scale).items():
+        part = flat[:, start : (start := start + rows * columns)]
+        named[name] = part.reshape(-1, rows, columns)
+    return named
 
 
 def initial(
@@ -92,23 +100,26 @@ def row_losses(
     scale: Scale,
     p: Parameters,
     x: Tensor,
-    targets: Mapping[str, Tensor],
-    masks: Mapping[str, Sequence[Tensor]],
+    targets: Sequence[Tensor],
+    masks: Sequence[Tensor] = (),
     noise: Tensor | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    """Return every head's output and row losses, and the rows' total (R, n).
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the rows' losses (R, n) and every head's output.
 
-    The total is the weighted sum of the heads' losses and of the code's
-    penalty, without L1.
+    A loss is the weighted sum of the heads' losses and of the code's penalty,
+    without L1.  ``targets`` stand in the order of the heads, and so do the
+    ``masks`` of all layers with dropout, unless it is off.
     """
     code, columns = CODES[scale.code], columns_of(scale, p, x)
-    z = code.apply(columns, noise, p)
-    out = {h.name: decode(h, p, z, masks[h.name]) for h in scale.heads}
-    rows = {h.name: LOSSES[h.loss](out[h.name], targets[h.name]) for h in scale.heads}
-    total = torch.stack([h.weight * rows[h.name] for h in scale.heads]).sum(0)
+    z, ahead, out, rows = code.apply(columns, noise, p), iter(masks), [], []
+    for head, target in zip(scale.heads, targets, strict=True):
+        drops = [next(ahead) for _ in head.hidden] if head.dropout and masks else []
+        out.append(decode(head, p, z, drops))
+        rows.append(head.weight * LOSSES[head.loss](out[-1], target))
+    total = torch.stack(rows).sum(0)
     if code.penalty is not None:
         total = total + code.penalty(columns, z, p)
-    return out, rows, total
+    return total, out
 
 
 def penalised(scale: Scale) -> list[str]:

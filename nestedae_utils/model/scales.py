@@ -7,8 +7,6 @@ autoencoder, the single autoencoder and every scale of a nested one are
 values of :class:`Scale`; what is allowed in one is checked here, once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Annotated, Any, Self
 

@@ -89,13 +89,8 @@ def scale_loss(chain: NestedAutoencoder, name: str, batch: Table) -> Tensor:
     fitted, scale = chain.fitted[name], chain.scales[name]
     keys = [part.name for part in (*scale.inputs, *scale.predicted)]
     values = {key: chain.scaled(name, key, batch) for key in keys}
-    targets = {
-        head.name: beside(
-            [values[key] for key in scale.blocks_of(head) or [head.name]]
-        ).detach()
-        for head in scale.heads
-    }
+    parts = [scale.blocks_of(head) or [head.name] for head in scale.heads]
+    targets = [beside([values[key] for key in keys]).detach() for keys in parts]
     x = beside([values[block.name] for block in scale.inputs])
     p = tensors(fitted.parameters, len(x), x.dtype)
-    masks = dict.fromkeys(targets, ())
-    return row_losses(scale, p, x, targets, masks)[-1].mean(1).sum()
+    return row_losses(scale, p, x, targets)[0].mean(1).sum()
