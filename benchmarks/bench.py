@@ -31,7 +31,7 @@ from torch import nn
 
 from nestedae_utils.data.files import NOTEBOOKS, WORKPLACE
 from nestedae_utils.errors import replacing
-from nestedae_utils.model import dense, jobs, networks, reference
+from nestedae_utils.model import dense, networks, reference
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Head, Scale
 from nestedae_utils.study import protocol
@@ -71,7 +71,7 @@ def stacked(name: str, count: int, path: str) -> tuple[Callable, int]:
     replicas = Replicas.cross(folds, -(-count // 5)).take(range(count))
 
     def run(epochs: int) -> None:
-        job = jobs.Job(
+        job = reference.Job(
             scale, inputs, targets, replicas, epochs=epochs, batch_size=size,
             learning_rate=1e-3, place=torch.device("cpu"),
         )  # fmt: skip

@@ -82,8 +82,8 @@ def test_kinds_of_heads():
         ("z",),
         (),
     ]
-    assert [h.name for h in scale.reconstructed] == ["both", "z"]
     assert [h.name for h in scale.predicted] == ["p"]
+    assert {k: b.width for k, b in scale.blocks.items()} == {"x": 2, "z": 1, "p": 1}
     assert scale.width == 3
 
 

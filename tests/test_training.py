@@ -12,7 +12,6 @@ from nestedae_utils.errors import ParameterError
 from nestedae_utils.model import (
     cache,
     dense,
-    jobs,
     kernels,
     networks,
     reference,
@@ -59,7 +58,7 @@ def both(scale, inputs, targets, some, **settings):
     """Train by the fast path and by the definition in float64."""
     place = torch.device("cpu")
     job, exact = (
-        jobs.Job(scale, inputs, targets, some, place=place, **settings)
+        reference.Job(scale, inputs, targets, some, place=place, **settings)
         for _ in range(2)
     )
     exact.dtype = torch.float64
@@ -298,7 +297,7 @@ def test_metrics_of_rows_and_of_batches():
 
 
 def test_histories_are_dense_at_the_end_and_even_on_a_log_axis():
-    epochs = np.flatnonzero(jobs.told(1500)) + 1
+    epochs = np.flatnonzero(reference.told(1500)) + 1
     assert epochs[0] == 1
     assert (np.diff(epochs[-200:]) == 1).all()
     before = epochs[epochs <= 1300]

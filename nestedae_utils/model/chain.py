@@ -86,9 +86,8 @@ class NestedAutoencoder:
             for block in scale.inputs
             if block.lower_scaler == "refitted" and block.latents_of
         }
-        targets = [Block(h.name, h.width, h.scaling) for h in scale.predicted]
         below, scalers, scaled = self._with(lower), {}, {}
-        for block in (*scale.inputs, *targets):
+        for block in scale.blocks.values():
             values = below._raw(block, table).detach()
             if block.scaling == "standard":
                 scalers[block.name] = Scaler.fit(values.numpy(), rows)
@@ -135,9 +134,7 @@ class NestedAutoencoder:
     def scaled(self, name: str, key: str, table: Table) -> Tensor:
         """Return a scale's block or target as its network sees it."""
         fitted = self.fitted[name]
-        known = {h.name: Block(h.name, h.width) for h in fitted.scale.predicted}
-        known |= {block.name: block for block in fitted.scale.inputs}
-        values = self.seen_by(name)._raw(known[key], table)
+        values = self.seen_by(name)._raw(fitted.scale.blocks[key], table)
         scaler = fitted.scalers.get(key)
         return scaler.scale(values) if scaler else values
 
@@ -150,9 +147,7 @@ class NestedAutoencoder:
         categories as probabilities.
         """
         fitted = self.fitted[name]
-        widths = {block.name: block.width for block in fitted.scale.inputs}
-        p, z = fitted.together(z)
-        found = {}
+        (p, z), blocks, found = fitted.together(z), fitted.scale.blocks, {}
         for head in fitted.scale.heads:
             parts = _parts(fitted.scale, head)
             if wanted is not None and not set(parts) & set(wanted):
@@ -160,7 +155,7 @@ class NestedAutoencoder:
             values = decode(head, p, z)
             if head.loss == "cross_entropy":
                 values = torch.softmax(values, -1)
-            cuts = [widths.get(key, head.width) for key in parts]
+            cuts = [blocks[key].width for key in parts]
             for key, value in zip(parts, values.split(cuts, -1), strict=True):
                 scaler = fitted.scalers.get(key)
                 found[key] = scaler.unscale(value) if scaler else value

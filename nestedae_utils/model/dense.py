@@ -15,9 +15,9 @@ import joblib
 import numpy as np
 
 from nestedae_utils.model import kernels
-from nestedae_utils.model.jobs import Job, Result
 from nestedae_utils.model.kernels import ACTIVATIONS, LOSSES, TALL, compiled
 from nestedae_utils.model.networks import metric_names, shapes
+from nestedae_utils.model.reference import Job, Result
 from nestedae_utils.model.scales import Head, Scale
 
 

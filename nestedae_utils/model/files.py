@@ -19,9 +19,7 @@ FORMAT = 2
 
 
 def save(
-    chain: NestedAutoencoder,
-    path: str | Path,
-    extra: Mapping[str, Any] | None = None,
+    chain: NestedAutoencoder, path: str | Path, extra: Mapping[str, Any] | None = None
 ) -> Path:
     """Write declarations, parameters, scalers and labels (no history).
 
@@ -135,7 +133,7 @@ def _fitted(scale: Scale, arrays: Mapping[str, np.ndarray]) -> Fitted:
     whole = {k: v.shape for k, v in parameters.items()} == {
         k: (count, *shape) for k, shape in parameter_shapes(scale).items()
     }
-    for part in (*scale.inputs, *scale.predicted):
+    for part in scale.blocks.values():
         if part.scaling == "standard":
             scaler = scalers[""][part.name]
             for shape in (scaler.mean.shape, scaler.deviation.shape):

@@ -148,9 +148,8 @@ def row_metrics(head: Head, output: Tensor, target: Tensor) -> dict[str, Tensor]
 
 def metric_names(scale: Scale) -> list[str]:
     """Return the names of all metrics, ``<head>_<metric>``, in order."""
-    more = {"cross_entropy": ["accuracy_as_made", "accuracy"]}
-    named = [(h.name, [h.loss, *more.get(h.loss, [])]) for h in scale.heads]
-    return [f"{name}_{metric}" for name, metrics in named for metric in metrics]
+    rows = [(head, *torch.zeros(2, 1, head.width)) for head in scale.heads]
+    return [f"{row[0].name}_{metric}" for row in rows for metric in row_metrics(*row)]
 
 
 def tensors(

@@ -1,6 +1,6 @@
 """The definition of training: autograd over stacked replicas, on any device."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -8,12 +8,131 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nestedae_utils.model import networks
-from nestedae_utils.model.jobs import Job, Result, batch_means
+from nestedae_utils.errors import ParameterError
+from nestedae_utils.model import cache, networks
+from nestedae_utils.model.fitted import Fitted, History
 from nestedae_utils.model.layers import CODES
+from nestedae_utils.model.replicas import Replicas
+from nestedae_utils.model.scales import Scale
 
 TOGETHER = 50
 """Replicas that are stacked on the CPU."""
+VIEWS = ("train_per_sample", "validation_as_made", "validation_per_sample")
+KINDS = ("train_as_made", *VIEWS)
+DENSELY = 200
+"""Last epochs after which all rows are measured; before, ever more rarely."""
+Result = dict[str, np.ndarray]
+"""Of a replica: parameters ``p`` (P,), ``as_made`` (k, metrics), and
+``measured`` (k, views, metrics)."""
+
+
+class Job:
+    """A training on one table; by replica its rows, steps, seed and latents.
+
+    ``table`` (1 or R, n, columns) has the inputs, then every head's target;
+    ``batches`` are the steps of an epoch, ``told`` (epochs,) says after which
+    epochs all rows are measured.
+    """
+
+    dtype = torch.float32
+
+    def __init__(
+        self,
+        scale: Scale,
+        inputs: np.ndarray,
+        targets: Mapping[str, np.ndarray],
+        replicas: Replicas,
+        *,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float,
+        place: torch.device,
+    ) -> None:
+        self.scale, self.replicas, self.place = scale, replicas, place
+        self.epochs, self.batch_size = epochs, batch_size
+        self.learning_rate, self.told = learning_rate, told(epochs)
+        parts = [inputs, *(targets[head.name] for head in scale.heads)]
+        wide = [p[None] if p.ndim == 2 else p for p in map(np.asarray, parts)]
+        shape = max(map(len, wide)), wide[0].shape[1], -1
+        wide = [np.broadcast_to(p, (shape[0], *p.shape[1:])) for p in wide]
+        self.table = np.concatenate(wide, -1).astype(np.float32)
+        self.rows = [np.asarray(rows, np.int64) for rows, _ in replicas.splits]
+        self.held = [np.asarray(held, np.int64) for _, held in replicas.splits]
+        self.batches = [-(-len(rows) // batch_size) for rows in self.rows]
+        every = np.full(len(replicas), scale.latent)
+        self.seeds: list[int] = replicas.labels["seed"].tolist()
+        self.latents: list[int] = replicas.labels.get("latent", every).tolist()
+
+    def keys(self, path: str, sources: str) -> list[str]:
+        """Return for every replica the key of its result.
+
+        It is made of all that the result depends on, so that the cache finds it
+        whoever asks for it: also of the path and of a digest of the sources.
+        """
+        common = cache.fingerprint(
+            [self.scale.model_dump(), self.epochs, self.batch_size]
+            + [self.learning_rate, path, self.place.type, sources]
+        )
+        tables = [cache.fingerprint(table) for table in self.table]
+        own = zip(self.seeds, self.latents, self.rows, self.held, strict=True)
+        return [
+            cache.fingerprint([common, tables[r % len(tables)], *parts])
+            for r, parts in enumerate(own)
+        ]
+
+    def initial(self, replica: int) -> np.ndarray:
+        """Return a replica's first parameters (P,), layer by layer."""
+        seed, latent = self.seeds[replica], self.latents[replica]
+        drawn = networks.initial(self.scale, seed, latent)
+        return np.concatenate([value.ravel() for value in drawn.values()])
+
+    def views(self, replica: int) -> np.ndarray:
+        """Return the weights that turn row metrics into means, (views, n)."""
+        rows, held = self.rows[replica], self.held[replica]
+        weights = np.zeros((len(VIEWS), self.table.shape[1]), np.float32)
+        weights[0, rows] = 1 / len(rows)
+        batches = -(-len(held) // self.batch_size)
+        weights[1, held] = batch_means(len(held), self.batch_size) / batches
+        weights[2, held] = 1 / len(held)
+        return weights
+
+    def check(self, p: np.ndarray, values: np.ndarray, epoch: int) -> None:
+        """Refuse parameters or metrics that are not finite."""
+        if not (np.isfinite(p).all() and np.isfinite(values).all()):
+            raise ParameterError(
+                f"learning_rate: {self.learning_rate} given, but the loss of "
+                f"scale {self.scale.name!r} is not finite in epoch {epoch}; "
+                "lower it."
+            )
+
+    def gather(self, results: Sequence[Result]) -> Fitted:
+        """Stack the replicas' results to a fitted scale without scalers."""
+        p, as_made, measured = (np.stack([r[k] for r in results]) for k in results[0])
+        names, heads = networks.metric_names(self.scale), self.scale.heads
+        by_kind = zip(KINDS, [as_made, *measured.transpose(2, 0, 1, 3)], strict=True)
+        values = {
+            kind: {name: array[..., m] for m, name in enumerate(names)}
+            for kind, array in by_kind
+        }
+        for one in values.values():
+            one["loss"] = sum(h.weight * one[f"{h.name}_{h.loss}"] for h in heads)
+        history = History(np.flatnonzero(self.told) + 1, values)
+        parameters = networks.unpacked(self.scale, p)
+        return Fitted(self.scale, self.replicas, parameters, history=history)
+
+
+def told(epochs: int) -> np.ndarray:
+    """Return after which epochs all rows are measured, (epochs,)."""
+    densely = np.arange(epochs) >= epochs - DENSELY
+    densely[np.geomspace(1, epochs, 120).round().astype(int) - 1] = True
+    return densely
+
+
+def batch_means(count: int, size: int) -> np.ndarray:
+    """Return for each of ``count`` rows one over the size of its batch."""
+    rest = count % size
+    whole = np.full(count - rest, 1 / size)
+    return np.concatenate([whole, np.full(rest, 1 / max(rest, 1))])
 
 
 def train(job: Job, missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
@@ -88,7 +207,7 @@ class Stack:
         self.noise = [np.random.default_rng([job.seeds[r], 3]) for r in some]
         drawn = [self.flat.new_zeros(len(some), size, n) for n, _ in self.drawn]
         rows = torch.zeros(len(some), size, dtype=torch.int64, device=job.place)
-        self.batch = [rows, self.weights[0].clone(), *drawn]
+        self.batch = [rows, torch.zeros_like(self.weights[0]), *drawn]
         metrics = len(networks.metric_names(job.scale))
         self.metrics = self.flat.new_zeros(metrics, len(some))
 
@@ -149,8 +268,9 @@ class Stack:
         self.taken += active
         self.mean.lerp_(g, (1 - first) * active)
         self.square.lerp_(g * g, (1 - second) * active)
-        size = self.job.learning_rate / (1 - first**self.taken) * active
-        correct = (1 - second**self.taken).to(g.dtype)
+        taken = self.taken.clamp(min=1)  # none before the first
+        size = self.job.learning_rate / (1 - first**taken) * active
+        correct = (1 - second**taken).to(g.dtype)
         scale = (self.square / correct).sqrt().add_(1e-8)
         self.flat.addcdiv_(self.mean * size.to(g.dtype), scale, value=-1)
 
@@ -161,9 +281,7 @@ class Stack:
         return torch.einsum("mrn,rvn->rvm", metrics, self.views).cpu().numpy()
 
     def captured(self) -> Callable[[], None]:
-        """Record the step as a CUDA graph, without taking it."""
-        state = [self.flat, self.mean, self.square, self.taken]
-        before = [part.detach().clone() for part in state]
+        """Record the step as a CUDA graph: one of rows without weight."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -173,9 +291,6 @@ class Stack:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.step()
-        with torch.no_grad():
-            for part, value in zip(state, before, strict=True):
-                part.copy_(value)
         return graph.replay
 
 

@@ -22,7 +22,7 @@ import torch
 from nestedae_utils.errors import ParameterError, nearest
 from nestedae_utils.model import cache, dense, reference
 from nestedae_utils.model.fitted import Fitted
-from nestedae_utils.model.jobs import Job
+from nestedae_utils.model.reference import Job
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Scale
 

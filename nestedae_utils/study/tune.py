@@ -87,8 +87,7 @@ def scale_loss(chain: NestedAutoencoder, name: str, batch: Table) -> Tensor:
     easier to reconstruct.
     """
     fitted, scale = chain.fitted[name], chain.scales[name]
-    keys = [part.name for part in (*scale.inputs, *scale.predicted)]
-    values = {key: chain.scaled(name, key, batch) for key in keys}
+    values = {key: chain.scaled(name, key, batch) for key in scale.blocks}
     parts = [scale.blocks_of(head) or [head.name] for head in scale.heads]
     targets = [beside([values[key] for key in keys]).detach() for keys in parts]
     x = beside([values[block.name] for block in scale.inputs])
