@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import SETTINGS, fine, replicas, tables
+from models import SETTINGS, fine, replicas, tables, tensors
 from test_scales import scales
 
 from nestedae_utils.errors import ParameterError
@@ -281,7 +281,7 @@ def test_metrics_of_rows_and_of_batches():
         batch_size=10,
         learning_rate=0.01,
     )
-    p = networks.tensors(found.parameters, 1, torch.float64)
+    p = tensors(found.parameters, 1)
     x = torch.tensor(table["x"])[None]
     out = networks.decode(scale.heads[0], p, networks.encode(scale, p, x))
     miss = (out[0] - x[0]).abs().mean(-1).numpy()
@@ -328,6 +328,20 @@ def test_a_code_of_ones_own(monkeypatch):
     for name, value in alone.parameters.items():
         same = found.parameters[name][4]
         np.testing.assert_allclose(value[0], same, atol=2e-6)
+
+
+def test_rows_without_weight_change_nothing():
+    """So a step can be recorded, and a replica that is done stays as it is."""
+    table, settings = tables(), {**SETTINGS, "place": torch.device("cpu")}
+    job = reference.Job(fine(), table["x"], table, replicas(2), **settings)
+    stack = reference.Stack(job, [0, 1])
+    state = [stack.flat, stack.mean, stack.square, stack.taken]
+    before = [part.detach().clone() for part in state]
+    stack.step()
+    assert all(map(torch.equal, state, before))
+    stack.batch = next(stack.epoch())
+    stack.step()
+    assert not any(map(torch.equal, state, before))
 
 
 # --- what people meet --------------------------------------------------------

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from nestedae_utils.errors import DataError, ParameterError, nearest
 from nestedae_utils.model.fitted import Fitted, Scaler, Scalers
+from nestedae_utils.model.layers import Arrays
 from nestedae_utils.model.networks import decode, encode
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Block, Head, Scale
 from nestedae_utils.model.training import train
 
 Table = Mapping[str, np.ndarray | Tensor]
-Arrays = dict[str, np.ndarray]
 
 
 class NestedAutoencoder:
@@ -74,9 +74,8 @@ class NestedAutoencoder:
         ParameterError, are those of :func:`nestedae_utils.model.training.train`.
         DataError if the table lacks a block or it does not fit.
         """
-        scale, rows = self.scales[name], None
-        if standardise_on == "train":
-            rows = [seen for seen, _ in replicas.splits]
+        scale, own = self.scales[name], standardise_on == "train"
+        rows = [seen for seen, _ in replicas.splits] if own else None
         lower = {
             block.latents_of: {
                 part.name: Scaler.fit(_array(part, table).numpy(), rows)
@@ -112,12 +111,13 @@ class NestedAutoencoder:
         self.fitted[fitted.scale.name] = fitted
         return self
 
-    def take(self, places: Sequence[int]) -> "NestedAutoencoder":
-        """Return the chain with these replicas in every scale."""
-        chain = NestedAutoencoder(self.scales.values())
-        for name, fitted in self.fitted.items():
-            shared = len(fitted.replicas) == 1
-            chain.fitted[name] = fitted if shared else fitted.take(places)
+    def take(self, places: Sequence[int]) -> Self:
+        """Return the chain with these replicas, also of one that serves all."""
+        chain = copy(self)
+        chain.fitted = {
+            name: one if len(one.replicas) == 1 else one.take(places)
+            for name, one in self.fitted.items()
+        }
         return chain
 
     # --- the one way up and down, with gradients ---------------------------

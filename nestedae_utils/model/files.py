@@ -11,6 +11,7 @@ import torch
 
 from nestedae_utils.errors import DataError, ParameterError, replacing
 from nestedae_utils.model.chain import Fitted, NestedAutoencoder, Scaler
+from nestedae_utils.model.layers import Arrays
 from nestedae_utils.model.networks import parameter_shapes
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Scale
@@ -78,7 +79,7 @@ def load_extra(path: str | Path) -> dict[str, Any]:
     return _read(path)[0]["extra"]
 
 
-def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read(path: str | Path) -> tuple[dict[str, Any], Arrays]:
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
         # torch reads past an altered byte, the archive's sums tell it
@@ -117,9 +118,9 @@ def _differences(found: Sequence[Scale], wanted: Sequence[Scale]) -> list[str]:
     ]
 
 
-def _fitted(scale: Scale, arrays: Mapping[str, np.ndarray]) -> Fitted:
+def _fitted(scale: Scale, arrays: Arrays) -> Fitted:
     """Return a scale's part of a file, whole and of finite numbers."""
-    groups: dict[str, dict[str, np.ndarray]] = {"mean": {}, "deviation": {}}
+    groups: dict[str, Arrays] = {"mean": {}, "deviation": {}}
     for key, value in arrays.items():
         owner, kind, rest = key.split("|", 2)
         if owner == scale.name:

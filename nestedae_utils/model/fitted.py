@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nestedae_utils.model.networks import tensors
+from nestedae_utils.model.layers import Arrays
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Scale
 
@@ -73,7 +73,7 @@ class History(NamedTuple):
     """
 
     epochs: np.ndarray
-    values: Mapping[str, Mapping[str, np.ndarray]]
+    values: Mapping[str, Arrays]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Fitted:
 
     scale: Scale
     replicas: Replicas
-    parameters: Mapping[str, np.ndarray]
+    parameters: Arrays
     scalers: Scalers = field(default_factory=dict)
     lower_scalers: Mapping[str, Scalers] = field(default_factory=dict)
     history: History | None = None
@@ -100,7 +100,10 @@ class Fitted:
     def together(self, values: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return parameters and values (1 or R, n, width), both of R replicas."""
         count = max(len(values), len(self.replicas))
-        p = tensors(self.parameters, count, values.dtype)
+        p = {
+            name: torch.as_tensor(value, dtype=values.dtype).expand(count, -1, -1)
+            for name, value in self.parameters.items()
+        }
         return p, values.expand(count, -1, -1)
 
     def take(self, places: Sequence[int]) -> "Fitted":

@@ -8,11 +8,14 @@ leading axis R, the replicas.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+Arrays = dict[str, np.ndarray]
 Parameters = Mapping[str, Tensor]
+Tensors = Sequence[Tensor]
 Shapes = dict[str, tuple[int, int, float]]
 """By a layer's name its rows, its columns and its gain."""
 
@@ -56,11 +59,7 @@ def _shapes(
 
 
 def _apply(
-    path: str,
-    kinds: Sequence[str],
-    p: Parameters,
-    x: Tensor,
-    masks: Sequence[Tensor] = (),
+    path: str, kinds: Sequence[str], p: Parameters, x: Tensor, masks: Tensors = ()
 ) -> Tensor:
     for layer, kind in enumerate(kinds):
         name = f"{path}.{layer}"

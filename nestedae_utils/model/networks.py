@@ -4,14 +4,21 @@ Every parameter is a named tensor with a leading axis R, the replicas, so that
 a layer is one batched product.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nestedae_utils.model.layers import CODES, LOSSES, NETS, Parameters, Shapes
+from nestedae_utils.model.layers import (
+    CODES,
+    LOSSES,
+    NETS,
+    Arrays,
+    Parameters,
+    Shapes,
+    Tensors,
+)
 from nestedae_utils.model.scales import Head, Scale
 
 
@@ -48,9 +55,7 @@ def unpacked(scale: Scale, flat: Any) -> dict[str, Any]:
     return named
 
 
-def initial(
-    scale: Scale, seed: int, latent: int | None = None
-) -> dict[str, np.ndarray]:
+def initial(scale: Scale, seed: int, latent: int | None = None) -> Arrays:
     """Draw one replica's first parameters (rows, columns) from its own seed.
 
     With fewer latents than ``scale.latent`` the further ones start with zero
@@ -88,9 +93,7 @@ def encode(scale: Scale, p: Parameters, x: Tensor) -> Tensor:
     return CODES[scale.code].apply(columns_of(scale, p, x), None, p)
 
 
-def decode(
-    head: Head, p: Parameters, z: Tensor, masks: Sequence[Tensor] = ()
-) -> Tensor:
+def decode(head: Head, p: Parameters, z: Tensor, masks: Tensors = ()) -> Tensor:
     """Map latents (R, n, latent) to a head's output (R, n, width)."""
     kinds = [head.activation] * len(head.hidden) + [head.output]
     return NETS[head.net].apply(f"head {head.name}", kinds, p, z, masks)
@@ -100,8 +103,8 @@ def row_losses(
     scale: Scale,
     p: Parameters,
     x: Tensor,
-    targets: Sequence[Tensor],
-    masks: Sequence[Tensor] = (),
+    targets: Tensors,
+    masks: Tensors = (),
     noise: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the rows' losses (R, n) and every head's output.
@@ -150,13 +153,3 @@ def metric_names(scale: Scale) -> list[str]:
     """Return the names of all metrics, ``<head>_<metric>``, in order."""
     rows = [(head, *torch.zeros(2, 1, head.width)) for head in scale.heads]
     return [f"{row[0].name}_{metric}" for row in rows for metric in row_metrics(*row)]
-
-
-def tensors(
-    parameters: Mapping[str, np.ndarray], replicas: int, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """Return parameters (1 or R, rows, columns) as tensors of R replicas."""
-    return {
-        name: torch.as_tensor(value, dtype=dtype).expand(replicas, -1, -1)
-        for name, value in parameters.items()
-    }

@@ -1,6 +1,6 @@
 """The definition of training: autograd over stacked replicas, on any device."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from nestedae_utils.errors import ParameterError
 from nestedae_utils.model import cache, networks
 from nestedae_utils.model.fitted import Fitted, History
-from nestedae_utils.model.layers import CODES
+from nestedae_utils.model.layers import CODES, Arrays, Tensors
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Scale
 
@@ -21,7 +21,7 @@ VIEWS = ("train_per_sample", "validation_as_made", "validation_per_sample")
 KINDS = ("train_as_made", *VIEWS)
 DENSELY = 200
 """Last epochs after which all rows are measured; before, ever more rarely."""
-Result = dict[str, np.ndarray]
+Result = Arrays
 """Of a replica: parameters ``p`` (P,), ``as_made`` (k, metrics), and
 ``measured`` (k, views, metrics)."""
 
@@ -40,7 +40,7 @@ class Job:
         self,
         scale: Scale,
         inputs: np.ndarray,
-        targets: Mapping[str, np.ndarray],
+        targets: Arrays,
         replicas: Replicas,
         *,
         epochs: int,
@@ -234,7 +234,7 @@ class Stack:
             yield [rows, self.weights[step], *(part[:, step] for part in parts)]
 
     def _passed(
-        self, rows: Tensor, masks: Sequence[Tensor] = (), noise: Tensor | None = None
+        self, rows: Tensor, masks: Tensors = (), noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return every row's loss (R, n), and its metrics (metrics, R, n)."""
         scale = self.job.scale

@@ -12,7 +12,7 @@ others; what is interrupted keeps the replicas that are done.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from nestedae_utils.errors import ParameterError, nearest
 from nestedae_utils.model import cache, dense, reference
 from nestedae_utils.model.fitted import Fitted
+from nestedae_utils.model.layers import Arrays
 from nestedae_utils.model.reference import Job
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Scale
@@ -39,7 +40,7 @@ watch: Watch = lambda name, count: nullcontext(lambda: None)  # noqa: E731
 def train(
     scale: Scale,
     inputs: np.ndarray,
-    targets: Mapping[str, np.ndarray],
+    targets: Arrays,
     replicas: Replicas,
     *,
     device: str = "cpu",

@@ -12,7 +12,7 @@ from torch import Tensor
 from nestedae_utils.errors import ParameterError
 from nestedae_utils.model.cache import cached
 from nestedae_utils.model.chain import NestedAutoencoder, Table, beside
-from nestedae_utils.model.networks import row_losses, tensors
+from nestedae_utils.model.networks import row_losses
 from nestedae_utils.model.reference import one_thread
 
 
@@ -90,6 +90,5 @@ def scale_loss(chain: NestedAutoencoder, name: str, batch: Table) -> Tensor:
     values = {key: chain.scaled(name, key, batch) for key in scale.blocks}
     parts = [scale.blocks_of(head) or [head.name] for head in scale.heads]
     targets = [beside([values[key] for key in keys]).detach() for keys in parts]
-    x = beside([values[block.name] for block in scale.inputs])
-    p = tensors(fitted.parameters, len(x), x.dtype)
+    p, x = fitted.together(beside([values[block.name] for block in scale.inputs]))
     return row_losses(scale, p, x, targets)[0].mean(1).sum()
