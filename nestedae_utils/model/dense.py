@@ -249,11 +249,8 @@ def run(net, p, mean, square, step, table, orders, told, views, state, size,
     for epoch in range(len(orders)):
         for number in range(len(layers)):
             if layers[number, 7] >= 0:
-                first, last = (
-                    layers[number, 7],
-                    layers[number, 7] + layers[number, 1],
-                )
-                kept = space.kept[first * total : last * total]
+                first, units = layers[number, 7], layers[number, 1]
+                kept = space.kept[first * total : (first + units) * total]
                 kernels.keep(state, layers[number, 8], kept)
         for low in range(0, count, size):
             rows = orders[epoch, low : low + size]

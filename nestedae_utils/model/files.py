@@ -36,8 +36,7 @@ def save(
             for key, scaler in group.items():
                 arrays[f"mean|{lower}|{key}"] = scaler.mean
                 arrays[f"deviation|{lower}|{key}"] = scaler.deviation
-        for key, value in arrays.items():
-            tensors[f"{name}|{key}"] = torch.tensor(np.asarray(value))
+        tensors |= {f"{name}|{k}": torch.tensor(v) for k, v in arrays.items()}
     scales = [scale.model_dump() for scale in chain.scales.values()]
     content = {"format": FORMAT, "scales": scales, "extra": dict(extra or {})}
     text = json.dumps(content, allow_nan=False)
@@ -62,7 +61,7 @@ def load(path: str | Path, scales: Sequence[Scale] | None = None) -> NestedAutoe
     content, arrays = _read(path)
     try:
         declared = [Scale(**plain) for plain in content["scales"]]
-        for difference in _differences(declared, scales or declared):
+        if difference := _difference(declared, scales or declared):
             raise ValueError(difference)
         chain = NestedAutoencoder(declared)
         for scale in declared:
@@ -102,20 +101,18 @@ def _read(path: str | Path) -> tuple[dict[str, Any], Arrays]:
     raise DataError(f"{path}: {words}")
 
 
-def _differences(found: Sequence[Scale], wanted: Sequence[Scale]) -> list[str]:
+def _difference(found: Sequence[Scale], wanted: Sequence[Scale]) -> str:
     """Return in what the scales of a file differ from those that are wanted."""
     names = [[scale.name for scale in scales] for scales in (found, wanted)]
     if names[0] != names[1]:
-        return [f"saved with the scales {names[0]}, not {names[1]}"]
-    both = [(one, one.model_dump(), other.model_dump())
-            for one, other in zip(found, wanted, strict=True)]  # fmt: skip
-    return [
-        f"scale {scale.name!r} was saved with {key} = {was[key]}, but "
-        f"{now[key]} is wanted"
-        for scale, was, now in both
-        for key in was
-        if was[key] != now[key]
-    ]
+        return f"saved with the scales {names[0]}, not {names[1]}"
+    for one, other in zip(found, wanted, strict=True):
+        now = other.model_dump()
+        for key, was in one.model_dump().items():
+            if was != now[key]:
+                words = f"scale {one.name!r} was saved with {key} = {was}, but "
+                return f"{words}{now[key]} is wanted"
+    return ""
 
 
 def _fitted(scale: Scale, arrays: Arrays) -> Fitted:

@@ -15,7 +15,6 @@ from torch.nn import functional
 
 Arrays = dict[str, np.ndarray]
 Parameters = Mapping[str, Tensor]
-Tensors = Sequence[Tensor]
 Shapes = dict[str, tuple[int, int, float]]
 """By a layer's name its rows, its columns and its gain."""
 
@@ -59,7 +58,11 @@ def _shapes(
 
 
 def _apply(
-    path: str, kinds: Sequence[str], p: Parameters, x: Tensor, masks: Tensors = ()
+    path: str,
+    kinds: Sequence[str],
+    p: Parameters,
+    x: Tensor,
+    masks: Sequence[Tensor] = (),
 ) -> Tensor:
     for layer, kind in enumerate(kinds):
         name = f"{path}.{layer}"

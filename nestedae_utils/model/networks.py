@@ -4,21 +4,14 @@ Every parameter is a named tensor with a leading axis R, the replicas, so that
 a layer is one batched product.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nestedae_utils.model.layers import (
-    CODES,
-    LOSSES,
-    NETS,
-    Arrays,
-    Parameters,
-    Shapes,
-    Tensors,
-)
+from nestedae_utils.model.layers import CODES, LOSSES, NETS, Arrays, Parameters, Shapes
 from nestedae_utils.model.scales import Head, Scale
 
 
@@ -93,7 +86,9 @@ def encode(scale: Scale, p: Parameters, x: Tensor) -> Tensor:
     return CODES[scale.code].apply(columns_of(scale, p, x), None, p)
 
 
-def decode(head: Head, p: Parameters, z: Tensor, masks: Tensors = ()) -> Tensor:
+def decode(
+    head: Head, p: Parameters, z: Tensor, masks: Sequence[Tensor] = ()
+) -> Tensor:
     """Map latents (R, n, latent) to a head's output (R, n, width)."""
     kinds = [head.activation] * len(head.hidden) + [head.output]
     return NETS[head.net].apply(f"head {head.name}", kinds, p, z, masks)
@@ -103,8 +98,8 @@ def row_losses(
     scale: Scale,
     p: Parameters,
     x: Tensor,
-    targets: Tensors,
-    masks: Tensors = (),
+    targets: Sequence[Tensor],
+    masks: Sequence[Tensor] = (),
     noise: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the rows' losses (R, n) and every head's output.

@@ -11,7 +11,7 @@ from torch import Tensor
 from nestedae_utils.errors import ParameterError
 from nestedae_utils.model import cache, networks
 from nestedae_utils.model.fitted import Fitted, History
-from nestedae_utils.model.layers import CODES, Arrays, Tensors
+from nestedae_utils.model.layers import CODES, Arrays
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Scale
 
@@ -53,8 +53,8 @@ class Job:
         self.learning_rate, self.told = learning_rate, told(epochs)
         parts = [inputs, *(targets[head.name] for head in scale.heads)]
         wide = [p[None] if p.ndim == 2 else p for p in map(np.asarray, parts)]
-        shape = max(map(len, wide)), wide[0].shape[1], -1
-        wide = [np.broadcast_to(p, (shape[0], *p.shape[1:])) for p in wide]
+        count = max(map(len, wide))
+        wide = [np.broadcast_to(p, (count, *p.shape[1:])) for p in wide]
         self.table = np.concatenate(wide, -1).astype(np.float32)
         self.rows = [np.asarray(rows, np.int64) for rows, _ in replicas.splits]
         self.held = [np.asarray(held, np.int64) for _, held in replicas.splits]
@@ -191,7 +191,7 @@ class Stack:
         self.views = put(np.stack([job.views(r) for r in some]))
         self.each = torch.arange(len(some), device=job.place)[:, None]
         self.steps = max(job.batches[r] for r in some)
-        weights = np.zeros((len(some), self.steps * size))
+        weights = np.zeros((len(some), self.steps * size), np.float32)
         for own, r in zip(weights, some, strict=True):
             own[: len(job.rows[r])] = batch_means(len(job.rows[r]), size)
         self.weights = put(weights).split(size, 1)
@@ -234,7 +234,7 @@ class Stack:
             yield [rows, self.weights[step], *(part[:, step] for part in parts)]
 
     def _passed(
-        self, rows: Tensor, masks: Tensors = (), noise: Tensor | None = None
+        self, rows: Tensor, masks: Sequence[Tensor] = (), noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return every row's loss (R, n), and its metrics (metrics, R, n)."""
         scale = self.job.scale
