@@ -31,7 +31,7 @@ LINES |= {"book": 750, "own": 680, "rerun": 630, "cli.py": 240}
 # Raised, each for its reason; they may shrink, and never grow.
 RAISED = {
     # two files of kernels; registries, histories, devices, the cache by replica
-    "model": 2475,
+    "model": 2337,
     # the words of each range and each verdict; the bar of the trainings
     "book": 1042,
     # one line for people for each fault of a declaration or a table
@@ -41,7 +41,7 @@ RAISED = {
     "cli.py": 322,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7400, 2340, 8500
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7245, 2199, 8500
 OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300}
 CELL, SHORT, MOST = 40, 16, 0.5
 

@@ -23,14 +23,13 @@ from nestedae_utils.model.scales import Head, Scale
 
 def knows(scale: Scale) -> bool:
     """Tell whether this path can train a scale."""
-    parts = {scale.net, *(head.net for head in scale.heads)}
+    nets = {scale.net, *(head.net for head in scale.heads)}
     kinds = {scale.activation, scale.latent_activation}
-    for head in scale.heads:
-        kinds |= {head.activation, head.output}
-    known = parts == {"dense"} and scale.code == "plain"
-    known = known and kinds <= set(ACTIVATIONS)
+    kinds |= {k for head in scale.heads for k in (head.activation, head.output)}
     losses = {head.loss for head in scale.heads}
-    return kernels.njit is not None and known and losses <= set(LOSSES)
+    known = kinds <= set(ACTIVATIONS) and losses <= set(LOSSES)
+    known = known and nets == {"dense"} and scale.code == "plain"
+    return known and kernels.njit is not None
 
 
 def train(job: Job, missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
