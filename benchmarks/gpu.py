@@ -1,0 +1,123 @@
+"""Measure the reference path on a CUDA card: ``python benchmarks/gpu.py FILE``.
+
+For AE1 and AE2 and R replicas at once: microseconds of a replica-step on the
+card (a recorded step), and by the compiled path on the processor beside it;
+the card's memory; and whether both agree, by the errors of the same replicas.
+FILE gets one row for each, with the card's name and the date.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from bench import MODELS, arrays
+
+from nestedae_utils.model import dense, jobs, reference
+from nestedae_utils.model.replicas import Replicas
+from nestedae_utils.study import protocol
+
+REPLICAS = (1, 10, 100, 1000, 3000, 10000)
+RUNS = {"cuda": reference.train, "cpu": dense.train}
+FIELDS = (
+    "model",
+    "place",
+    "replicas",
+    "us_per_replica_step",
+    "steps_per_s",
+    "memory_mb",
+    "machine",
+    "date",
+)
+
+
+def job(name: str, count: int, epochs: int, place: str) -> jobs.Job:
+    """Return a training of so many replicas."""
+    scale, rows, size = MODELS[name]
+    table, columns = jobs.side_by_side(scale, *arrays(scale, rows))
+    folds = protocol.row_folds(rows, 5)
+    replicas = Replicas.cross(folds, -(-count // 5)).take(range(count))
+    rest = epochs, size, 1e-3, torch.device(place)
+    return jobs.Job(scale, table, columns, replicas, *rest)
+
+
+def seconds(name: str, count: int, epochs: int, place: str) -> float:
+    """Return what a training takes."""
+    one = job(name, count, epochs, place)
+    start = time.perf_counter()
+    for _ in RUNS[place](one, range(count)):
+        pass
+    return time.perf_counter() - start
+
+
+def measured(name: str, count: int, place: str, machine: str) -> dict:
+    """Return a row: the difference of two trainings over the steps between."""
+    steps = job(name, 1, 1, place).batches[0]
+    if place == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    first = seconds(name, count, 1, place)
+    # about two seconds, and at least two epochs, between the two
+    more = int(np.clip(2 / max(first / 3, 1e-3), 2, 200))
+    away = seconds(name, count, 1 + more, place) - seconds(name, count, 1, place)
+    each = away / (more * steps * count)
+    memory = torch.cuda.max_memory_allocated() / 2**20 if place == "cuda" else None
+    return {
+        "model": name,
+        "place": place,
+        "replicas": count,
+        "us_per_replica_step": round(1e6 * each, 4),
+        "steps_per_s": round(1 / each),
+        "memory_mb": memory and round(memory),
+        "machine": machine,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def agreement(name: str, count: int, epochs: int) -> str:
+    """Say how far the card's errors are from the processor's."""
+    last = {}
+    for place, run in RUNS.items():
+        one = job(name, count, epochs, place)
+        found = dict(run(one, range(count)))
+        results = (
+            [found[r] for r in range(count)] if place == "cpu" else [*found.values()]
+        )
+        history = one.gather(results).history.values["validation_per_sample"]
+        last[place] = history["loss"][:, -1]
+    away = last["cuda"] - last["cpu"]
+    spread = last["cpu"].reshape(5, -1).std(1, ddof=1).mean()
+    return (
+        f"{name}, {count} replicas, {epochs} epochs: mean difference {away.mean():.2e} "
+        f"+- {away.std(ddof=1) / count**0.5:.1e}, largest {abs(away).max():.2e}; "
+        f"spread over seeds {spread:.2e}, loss {last['cpu'].mean():.4f}"
+    )
+
+
+def main() -> None:
+    """Measure, and write the file."""
+    cores = f"{joblib.cpu_count()} cores beside it"
+    machine = {"cuda": torch.cuda.get_device_name(), "cpu": cores}
+    rows = []
+    for name in ("AE1", "AE2"):
+        print(agreement(name, 50, 40), flush=True)
+        for place in RUNS:
+            for count in REPLICAS if place == "cuda" else REPLICAS[:4]:
+                try:
+                    rows.append(measured(name, count, place, machine[place]))
+                except torch.cuda.OutOfMemoryError:
+                    print(name, count, "does not fit", flush=True)
+                    continue
+                print(*rows[-1].values(), sep="\t", flush=True)
+                with Path(sys.argv[1]).open("w", newline="") as file:
+                    writer = csv.DictWriter(file, FIELDS)
+                    writer.writeheader()
+                    writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
