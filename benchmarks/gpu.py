@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from bench import MODELS, arrays
 
-from nestedae_utils.model import dense, jobs, reference
+from nestedae_utils.model import dense, reference
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.study import protocol
 
@@ -36,14 +36,14 @@ FIELDS = (
 )
 
 
-def job(name: str, count: int, epochs: int, place: str) -> jobs.Job:
+def job(name: str, count: int, epochs: int, place: str) -> reference.Job:
     """Return a training of so many replicas."""
     scale, rows, size = MODELS[name]
-    table, columns = jobs.side_by_side(scale, *arrays(scale, rows))
     folds = protocol.row_folds(rows, 5)
     replicas = Replicas.cross(folds, -(-count // 5)).take(range(count))
-    rest = epochs, size, 1e-3, torch.device(place)
-    return jobs.Job(scale, table, columns, replicas, *rest)
+    settings = {"epochs": epochs, "batch_size": size, "learning_rate": 1e-3}
+    settings["place"] = torch.device(place)
+    return reference.Job(scale, *arrays(scale, rows), replicas, **settings)
 
 
 def seconds(name: str, count: int, epochs: int, place: str) -> float:
