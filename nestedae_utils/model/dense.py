@@ -50,8 +50,7 @@ def _replica(job: Job, laid_out: "Plan", replica: int, stop: threading.Event) ->
     p, seed, rows = job.initial(replica), job.seeds[replica], job.rows[replica]
     mean, square = np.zeros_like(p), np.zeros_like(p)
     shuffling = np.random.default_rng([seed, 1])
-    dropout = np.random.SFC64([seed, 2]).state["state"]["state"]
-    state = np.concatenate([dropout, np.zeros(2, np.uint64)])
+    state = np.random.SFC64([seed, 2]).state["state"]["state"]
     table, views = job.table[replica % len(job.table)], job.views(replica)
     as_made = np.zeros((job.told.sum(), len(metric_names(job.scale))))
     measured = np.zeros((len(as_made), len(views), as_made.shape[1]))

@@ -196,14 +196,11 @@ class Stack:
             own[: len(job.rows[r])] = batch_means(len(job.rows[r]), size)
         self.weights = put(weights).split(size, 1)
         # of noise, then of each layer with dropout: its width and its share
-        self.drawn: list[tuple[int, float | None]] = [
-            (CODES[job.scale.code].noise(job.scale.latent), None)
-        ]
+        self.drawn = [(CODES[job.scale.code].noise(job.scale.latent), 0.0)]
         for head in job.scale.heads:
             self.drawn += [(n, head.dropout) for n in head.hidden if head.dropout]
         self.shuffling = [np.random.default_rng([job.seeds[r], 1]) for r in some]
-        bits = [np.random.SFC64([job.seeds[r], 2]) for r in some]
-        self.dropout = [np.random.Generator(one) for one in bits]
+        self.dropout = [np.random.SFC64([job.seeds[r], 2]) for r in some]
         self.noise = [np.random.default_rng([job.seeds[r], 3]) for r in some]
         drawn = [self.flat.new_zeros(len(some), size, n) for n, _ in self.drawn]
         rows = torch.zeros(len(some), size, dtype=torch.int64, device=job.place)
@@ -215,21 +212,28 @@ class Stack:
         """Yield every step's rows, weights, noise and dropout masks."""
         job, size, shape = self.job, self.job.batch_size, (len(self.some), self.steps)
         order = np.zeros((shape[0], self.steps * size), np.int64)
-        drawn = [np.zeros((*shape, size, n), np.float32) for n, _ in self.drawn]
+        drawn = [
+            np.zeros((*shape, size, n), np.int16 if share else np.float32)
+            for n, share in self.drawn
+        ]
         for place, r in enumerate(self.some):
             rows = self.shuffling[place].permutation(job.rows[r])
             order[place, : len(rows)] = rows
             for array, (_, share) in zip(drawn, self.drawn, strict=True):
                 # each replica for its own steps
                 into = array[place, : job.batches[r]]
-                if share is None:
+                if share:  # 16 random bits a unit are enough, of whole words
+                    words = self.dropout[place].random_raw(-(-into.size // 4))
+                    into[:] = words.view(np.int16)[: into.size].reshape(into.shape)
+                else:
                     into[:] = self.noise[place].standard_normal(into.shape)
-                else:  # 16 random bits a unit are enough
-                    bits = self.dropout[place].bytes(2 * into.size)
-                    kept = np.frombuffer(bits, np.uint16) >= round(share * 65536)
-                    into[:] = kept.reshape(into.shape) / (1 - share)
         index = torch.from_numpy(order).to(job.place).split(size, 1)
-        parts = [torch.from_numpy(one).to(job.place, job.dtype) for one in drawn]
+        parts = [torch.from_numpy(one).to(job.place) for one in drawn]
+        for part, (_, share) in enumerate(self.drawn):
+            if share:  # an unsigned comparison of signed numbers
+                kept = (parts[part] ^ -32768) >= round(share * 65536) - 32768
+                parts[part] = kept.float().mul_(1 / (1 - share))
+        parts = [part.to(job.dtype) for part in parts]
         for step, rows in enumerate(index):
             yield [rows, self.weights[step], *(part[:, step] for part in parts)]
 
