@@ -6,8 +6,6 @@ paper's, if it had the paper's data and the book's settings; the README's
 pictures come from the same run.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fine-tuning: all scales of a fitted chain trained together."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
