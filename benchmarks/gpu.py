@@ -2,19 +2,20 @@
 
 For AE1 and AE2 and R replicas at once: microseconds of a replica-step on the
 card (a recorded step), and by the compiled path on the processor beside it;
-the card's memory; and whether both agree, by the errors of the same replicas.
-FILE gets one row for each, with the card's name and the date.
+the card's memory; with the card's name and the date they go to FILE.  Whether
+both agree, by the losses of the same replicas, goes to FILE_agreement.
 """
 
 from __future__ import annotations
 
-import csv
+import itertools
 import sys
 import time
 from pathlib import Path
 
 import joblib
 import numpy as np
+import pandas as pd
 import torch
 from bench import MODELS, arrays
 
@@ -24,16 +25,6 @@ from nestedae_utils.study import protocol
 
 REPLICAS = (1, 10, 100, 1000, 3000, 10000)
 RUNS = {"cuda": reference.train, "cpu": dense.train}
-FIELDS = (
-    "model",
-    "place",
-    "replicas",
-    "us_per_replica_step",
-    "steps_per_s",
-    "memory_mb",
-    "machine",
-    "date",
-)
 
 
 def job(name: str, count: int, epochs: int, place: str) -> reference.Job:
@@ -78,45 +69,48 @@ def measured(name: str, count: int, place: str, machine: str) -> dict:
     }
 
 
-def agreement(name: str, count: int, epochs: int) -> str:
-    """Say how far the card's errors are from the processor's."""
+def agreement(name: str, count: int, epochs: int) -> dict:
+    """Return a row: the card's errors less the processor's, and the spread."""
     last = {}
     for place, run in RUNS.items():
         one = job(name, count, epochs, place)
         found = dict(run(one, range(count)))
-        results = (
-            [found[r] for r in range(count)] if place == "cpu" else [*found.values()]
-        )
-        history = one.gather(results).history.values["validation_per_sample"]
-        last[place] = history["loss"][:, -1]
+        gathered = one.gather([found[r] for r in range(count)])
+        last[place] = gathered.history.values["validation_per_sample"]["loss"][:, -1]
     away = last["cuda"] - last["cpu"]
-    spread = last["cpu"].reshape(5, -1).std(1, ddof=1).mean()
-    return (
-        f"{name}, {count} replicas, {epochs} epochs: mean difference {away.mean():.2e} "
-        f"+- {away.std(ddof=1) / count**0.5:.1e}, largest {abs(away).max():.2e}; "
-        f"spread over seeds {spread:.2e}, loss {last['cpu'].mean():.4f}"
-    )
+    values = {
+        "loss": last["cpu"].mean(),
+        "mean_difference": away.mean(),
+        "standard_error": away.std(ddof=1) / count**0.5,
+        "largest_difference": abs(away).max(),
+        "spread_over_seeds": last["cpu"].reshape(5, -1).std(1, ddof=1).mean(),
+    }
+    settings = {"model": name, "replicas": count, "epochs": epochs}
+    return settings | {key: f"{value:.3g}" for key, value in values.items()}
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    """Write rows as CSV."""
+    pd.DataFrame(rows).to_csv(path, index=False)
 
 
 def main() -> None:
-    """Measure, and write the file."""
+    """Measure, and write the files as far as they are known."""
+    path = Path(sys.argv[1])
     cores = f"{joblib.cpu_count()} cores beside it"
     machine = {"cuda": torch.cuda.get_device_name(), "cpu": cores}
-    rows = []
-    for name in ("AE1", "AE2"):
-        print(agreement(name, 50, 40), flush=True)
-        for place in RUNS:
-            for count in REPLICAS if place == "cuda" else REPLICAS[:4]:
-                try:
-                    rows.append(measured(name, count, place, machine[place]))
-                except torch.cuda.OutOfMemoryError:
-                    print(name, count, "does not fit", flush=True)
-                    continue
-                print(*rows[-1].values(), sep="\t", flush=True)
-                with Path(sys.argv[1]).open("w", newline="") as file:
-                    writer = csv.DictWriter(file, FIELDS)
-                    writer.writeheader()
-                    writer.writerows(rows)
+    agreements = [agreement(name, 50, 40) for name in ("AE1", "AE2")]
+    write(path.with_stem(f"{path.stem}_agreement"), agreements)
+    rows: list[dict] = []
+    for name, place in itertools.product(("AE1", "AE2"), RUNS):
+        for count in REPLICAS if place == "cuda" else REPLICAS[:4]:
+            try:
+                rows.append(measured(name, count, place, machine[place]))
+            except torch.cuda.OutOfMemoryError:
+                print(name, count, "does not fit", flush=True)
+                continue
+            print(*rows[-1].values(), sep="\t", flush=True)
+            write(path, rows)
 
 
 if __name__ == "__main__":
