@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from nestedae_utils.book import parameters
 from nestedae_utils.errors import ParameterError
-from nestedae_utils.rerun import comparison, execution, folders, runs, sweeps
+from nestedae_utils.rerun import comparison, execution, runs, sweeps
 from nestedae_utils.rerun.execution import RunError
 
 
@@ -174,7 +174,7 @@ def test_a_killed_kernel_costs_one_retried_run(notebooks, tmp_path):
 def test_two_sweeps_in_one_folder(copied):
     notebooks, folder = copied
     with (
-        folders.held(folder, sweeps.RECORD),
+        runs.held(folder, sweeps.RECORD),
         pytest.raises(RunError, match="another run is being made there"),
     ):
         sweeps.sweep(planned(notebooks, "seed=0"), folder)

@@ -4,8 +4,6 @@ At the start it checks its parameters: papermill by itself runs a mistyped
 name with the defaults.  At the end it shows its records and writes them.
 """
 
-from __future__ import annotations
-
 import datetime
 import importlib.metadata
 import os

@@ -11,8 +11,6 @@ what the book can state, and ``repeat``, within which a second run must agree:
 (`nestedae_utils.book.reference.repeat`) and is never typed.
 """
 
-from __future__ import annotations
-
 import csv
 import functools
 from collections.abc import Mapping, Sequence

@@ -8,8 +8,6 @@ rows behind the value).  The claim that the quantity tests as made states
 count of the notebook's cell that recorded it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

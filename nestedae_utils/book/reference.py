@@ -6,8 +6,6 @@ paper's, if it had the paper's data and the book's settings; the README's
 pictures, and ``repeat`` of ``data/quantities.csv``, come from the same run.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import math

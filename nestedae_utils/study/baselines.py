@@ -5,20 +5,13 @@ those in `GRIDS`, chosen by inner folds; what they learn from (scalers,
 penalties, settings) is the training rows only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from sklearn import ensemble
 from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyClassifier, DummyRegressor
-from sklearn.ensemble import (
-    ExtraTreesRegressor,
-    GradientBoostingRegressor,
-    HistGradientBoostingRegressor,
-    RandomForestClassifier,
-    RandomForestRegressor,
-)
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -29,6 +22,7 @@ from sklearn.tree import DecisionTreeRegressor
 from nestedae_utils.model.cache import cached
 from nestedae_utils.model.replicas import Split
 
+ABSOLUTE: dict[str, Any] = {"loss": "absolute_error", "random_state": 0}
 BASELINES: Mapping[str, Callable[[], BaseEstimator]] = {
     "median": lambda: DummyRegressor(strategy="median"),
     # a full tree on absolute errors ends in the median of equal inputs
@@ -36,14 +30,12 @@ BASELINES: Mapping[str, Callable[[], BaseEstimator]] = {
         criterion="absolute_error", random_state=0
     ),
     "ridge": lambda: make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13))),
-    "random forest": lambda: RandomForestRegressor(300, random_state=0),
-    "extra trees": lambda: ExtraTreesRegressor(300, random_state=0),
-    "gradient boosting": lambda: GradientBoostingRegressor(
-        loss="absolute_error", n_estimators=300, random_state=0
+    "random forest": lambda: ensemble.RandomForestRegressor(300, random_state=0),
+    "extra trees": lambda: ensemble.ExtraTreesRegressor(300, random_state=0),
+    "gradient boosting": lambda: ensemble.GradientBoostingRegressor(
+        n_estimators=300, **ABSOLUTE
     ),
-    "histogram boosting": lambda: HistGradientBoostingRegressor(
-        loss="absolute_error", random_state=0
-    ),
+    "histogram boosting": lambda: ensemble.HistGradientBoostingRegressor(**ABSOLUTE),
     "SVR, C = 1": lambda: make_pipeline(StandardScaler(), SVR(C=1.0)),
     "SVR, C = 10": lambda: make_pipeline(StandardScaler(), SVR(C=10.0)),
 }
@@ -70,7 +62,7 @@ CLASSIFIERS: Mapping[str, Callable[[], BaseEstimator]] = {
     "logistic regression": lambda: make_pipeline(
         StandardScaler(), LogisticRegression(max_iter=2000)
     ),
-    "random forest": lambda: RandomForestClassifier(300, random_state=0),
+    "random forest": lambda: ensemble.RandomForestClassifier(300, random_state=0),
 }
 """Models of a category, given as whole numbers."""
 
@@ -86,26 +78,12 @@ def predict(
 ) -> np.ndarray:
     """Predict every row by the model whose training left it out.
 
-    Parameters
-    ----------
-    name
-        One of `BASELINES`, or of `GRIDS` with ``inner`` folds, or of
-        `CLASSIFIERS` for a category.
-    features
-        Shape (n, width), or (folds, n, width) where the folds differ in
-        them, latents of a fold's own model, say.
-    target
-        Shape (n,) or (n, 1).
-    splits
-        For every fold its (training, held-out) rows.
-    inner
-        Folds within each fold's training rows, the first fold's first, by whose
-        mean absolute errors settings are chosen.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n,), in the target's units; NaN for a row never held out.
+    ``name`` is one of `BASELINES`, of `GRIDS` with ``inner`` folds, or of
+    `CLASSIFIERS` for a category.  Features are (n, width), or (folds, n, width)
+    where the folds differ in them, latents of a fold's own model, say; the
+    target is (n,) or (n, 1).  ``inner`` are folds within each fold's training
+    rows, the first fold's first, by whose mean absolute errors settings are
+    chosen.  Returns (n,), in the target's units; NaN for a row never held out.
     """
     models = CLASSIFIERS if category else BASELINES
     fixed, grid = GRIDS.get(name, (name, None))

@@ -5,8 +5,6 @@ where the two differ, both are given by name. More folds than there are rows,
 or groups, are a `ParameterError`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

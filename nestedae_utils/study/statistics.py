@@ -32,8 +32,6 @@ doi:10.1080/00031305.2015.1089789). An interval holds its value: an extreme of
 several means, say, is not in the middle of its resamples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
