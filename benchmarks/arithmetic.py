@@ -1,19 +1,23 @@
 """Run chapters under other settings of the arithmetic, and compare.
 
-``python benchmarks/arithmetic.py [CHAPTER ...] [--setting NAME] [--against DIR]``
+``python benchmarks/arithmetic.py [CHAPTER ...] [--setting NAME]
+[--results NAME=DIR] [--against DIR]``
 
 ``plain`` computes without the vector units that a machine may have, in torch
 and in the compiled kernels; ``reference`` trains on the reference path alone,
 many times slower. Each has a cache of its own, for both would find trainings
 of the other. A chapter that a setting has finished is not run again: remove
-its results to do so. Listed are the quantities that leave their tolerance, and
-the verdicts that change, against ``data/reference`` or another run's results;
-the exit status is 1 if there are any.
+its results to do so; ``--results NAME=DIR`` takes those of another machine, or
+of a card. Listed are the quantities that leave their tolerance, and the
+verdicts that change, against ``data/reference`` or another run's results; the
+exit status is 1 if any quantity does. The claims whose verdicts change go to
+``data/turned.csv``: they are undecided from then on.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import subprocess
 import sys
@@ -23,6 +27,7 @@ from typing import Any
 
 from nestedae_utils.book import claims, records
 from nestedae_utils.data import files
+from nestedae_utils.errors import replacing
 from nestedae_utils.model import training
 
 SETTINGS: Mapping[str, Mapping[str, str]] = {
@@ -60,15 +65,24 @@ def run(notebook: Path, setting: str, folder: Path) -> Path:
 
 def compare(
     ran: Mapping[str, Mapping[str, Any]], against: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-    """Say, a line each, which quantities moved and which verdicts turned."""
-    lines = [
+) -> tuple[list[str], dict[str, str]]:
+    """Say which quantities moved, and of which claims the verdict turned."""
+    moved = [
         f"{name}: {line}"
         for name, content in ran.items()
         for line in records.differences(content, against[name])
     ]
-    turned = claims.turned({**against, **ran}, against)
-    return lines + [f"verdict of {line}" for line in turned]
+    return moved, claims.turned({**against, **ran}, against, frozenset())
+
+
+def keep(turned: Mapping[str, Mapping[str, str]], path: Path) -> None:
+    """Write the claims that turned, by setting, in place of those settings'."""
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    rows = [row for row in rows if row[1] not in turned]
+    rows += [[c, name, words] for name, of in turned.items() for c, words in of.items()]
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *sorted(rows)])
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -76,23 +90,31 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chapters", nargs="*", help="such as 05; all, if none")
     parser.add_argument("--setting", choices=SETTINGS, action="append")
+    parser.add_argument("--results", metavar="NAME=DIR", action="append", default=[])
     parser.add_argument("--against", type=Path, default=records.REFERENCE)
     given = parser.parse_args(words)
-    notebooks = [
-        path
-        for path in sorted(files.NOTEBOOKS.glob("*.ipynb"))
-        if not given.chapters or path.name.startswith(tuple(given.chapters))
-    ]
-    against, found = records.results_of(given.against), 0
-    for setting in given.setting or SETTINGS:
-        ran = {}
+    settings = given.setting or ([] if given.results else SETTINGS)
+    chosen = tuple(given.chapters) or ("",)
+    every = sorted(files.NOTEBOOKS.glob("*.ipynb"))
+    notebooks = [path for path in every if path.name.startswith(chosen)]
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for setting in settings:
+        found[setting] = {}
         for notebook in notebooks:
             print(f"{setting}: {notebook.stem}", flush=True)
-            ran[notebook.stem] = records.read_results(run(notebook, setting, FOLDER))
-        lines = compare(ran, against)
-        found += len(lines)
-        print(*lines, f"{setting}: {len(lines)} moved", sep="\n", flush=True)
-    return int(found > 0)
+            path = run(notebook, setting, FOLDER)
+            found[setting][notebook.stem] = records.read_results(path)
+    for setting, folder in (one.split("=", 1) for one in given.results):
+        results = records.results_of(Path(folder))
+        found[setting] = {n: r for n, r in results.items() if n.startswith(chosen)}
+    against, turned, count = records.results_of(given.against), {}, 0
+    for setting, ran in found.items():
+        moved, turned[setting] = compare(ran, against)
+        count += len(moved)
+        lines = [f"verdict of {c}: {words}" for c, words in turned[setting].items()]
+        print(*moved, *lines, f"{setting}: {len(moved)} moved", sep="\n", flush=True)
+    keep(turned, claims.DATA / "turned.csv")
+    return int(count > 0)
 
 
 if __name__ == "__main__":

@@ -25,13 +25,25 @@ def test_what_moves_and_what_turns_is_listed():
     near = {"05": results(record(GAP, 0.156 + 0.5 * repeat), should)}
     moved = {"05": results(record(GAP, 0.156 + 3 * repeat + 0.01), should)}
     wide = {"05": results(record(GAP, 0.156, ends=(0.1, 0.2)), should)}
-    assert arithmetic.compare(kept, kept) == []
-    assert not any(line.startswith("05: ") for line in arithmetic.compare(near, kept))
-    line, turned = arithmetic.compare(moved, kept)
+    assert arithmetic.compare(kept, kept) == ([], {})
+    assert arithmetic.compare(near, kept)[0] == []
+    (line,), turned = arithmetic.compare(moved, kept)
     assert line.startswith(f"05: {GAP}: ")
-    assert f"{claims.NOT_REPRODUCED} (" in turned
-    (turned,) = arithmetic.compare(wide, kept)
-    assert turned.startswith(f"verdict of {CLAIM.claim}: ? undecided")
+    assert f"{claims.NOT_REPRODUCED} (" in turned[CLAIM.claim]
+    assert "? undecided (" in arithmetic.compare(wide, kept)[1][CLAIM.claim]
+
+
+def test_what_turned_is_undecided(tmp_path, monkeypatch):
+    path = tmp_path / "turned.csv"
+    path.write_text("claim,setting,verdicts\nother,plain,before\nother,card,kept\n")
+    arithmetic.keep({"plain": {CLAIM.claim: "one, another"}}, path)
+    lines = path.read_text().splitlines()[1:]
+    assert lines == [f'{CLAIM.claim},plain,"one, another"', "other,card,kept"]
+    within = [(CLAIM.paper,) * 3]
+    assert claims.verdict(CLAIM, within, otherwise=frozenset()) == claims.REPRODUCED
+    monkeypatch.setattr(claims, "settled_otherwise", lambda: {CLAIM.claim})
+    assert claims.verdict(CLAIM, within) == claims.UNDECIDED
+    assert claims.verdict(CLAIM, within, source="twin") == claims.TWIN
 
 
 @pytest.mark.parametrize("path", ["dense", "reference"])

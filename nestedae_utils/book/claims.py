@@ -114,6 +114,16 @@ def by_quantity() -> dict[str, Claim]:
     return {one.as_made: one for one in claims().values() if one.as_made}
 
 
+@functools.cache
+def settled_otherwise() -> frozenset[str]:
+    """Return the claims of ``data/turned.csv``.
+
+    They came out otherwise in another arithmetic or training path, as
+    ``make arithmetic`` found: what hangs on that is undecided.
+    """
+    return frozenset(row["claim"] for row in _rows("turned.csv"))
+
+
 Measured = tuple[float, float, float]
 """A value and the ends of its 95 % interval, which are the value if it has none."""
 
@@ -141,12 +151,17 @@ def verdict(
     values: Sequence[Measured | None],
     source: str = "paper",
     protocol: bool = True,
+    otherwise: frozenset[str] | None = None,
 ) -> str:
     """Judge a claim by the values of the quantities that it names.
 
     The first is the value as made, or the only one; None was not measured.
-    Nothing is compared on the twin, nor without the book's settings.
+    Nothing is compared on the twin, nor without the book's settings.  What
+    came out otherwise in another arithmetic, of claims ``otherwise``, is
+    undecided.
     """
+    if otherwise is None:
+        otherwise = settled_otherwise()
     held = [holds(claim, value) if claim and value else False for value in values]
     rules = {
         NOT_TESTABLE: not values,
@@ -154,18 +169,22 @@ def verdict(
         NO_PAPER_VALUE: claim is None,
         OTHER_SETTINGS: not protocol,
         NOT_RUN: None in values,
+        UNDECIDED: (claim is not None and claim.claim in otherwise)
+        or (None in held and held[0] is not False),
         NOT_REPRODUCED: held[:1] == [False],
-        UNDECIDED: None in held,
         ONLY_AS_MADE: not all(held),
     }
     return next((word for word, applies in rules.items() if applies), REPRODUCED)
 
 
-def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def assess(
+    results: Mapping[str, Mapping[str, Any]], otherwise: frozenset[str] | None = None
+) -> pd.DataFrame:
     """Judge every claim by the chapters' results: one row a claim.
 
     ``made at`` and ``should at`` are the chapter and the count of the cell
     that computed a value, or None.  Beside the twin stands no paper's number.
+    ``otherwise`` is that of `verdict`.
     """
     measured = {
         one["quantity"]: {**content, **one}
@@ -182,7 +201,7 @@ def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         ]
         source = "twin" if "twin" in {one["data_source"] for one in used} else "paper"
         protocol = all(one["as_in_paper"] for one in used)
-        row["verdict"] = verdict(claim, values, source, protocol)
+        row["verdict"] = verdict(claim, values, source, protocol, otherwise)
         unit = quantities()[names[0]].unit if names else ""
         stated = f"{claim.stated} {'' if unit == '1' else unit}".strip()
         row["paper"] = "" if row["verdict"] == TWIN else stated
@@ -200,18 +219,20 @@ def _measured(record: Mapping[str, Any]) -> Measured:
 
 
 def turned(
-    results: Mapping[str, Mapping[str, Any]], others: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-    """Say, a line each, which verdicts two runs of the same chapters differ in."""
-    now, then = (assess(one).set_index("claim") for one in (results, others))
-    lines = []
+    results: Mapping[str, Mapping[str, Any]],
+    others: Mapping[str, Mapping[str, Any]],
+    otherwise: frozenset[str] | None = None,
+) -> dict[str, str]:
+    """Say of each claim on which two runs of the same chapters differ, how."""
+    now, then = (assess(one, otherwise).set_index("claim") for one in (results, others))
+    lines = {}
     for name in now.index[now["verdict"] != then["verdict"]]:
         both = [
             f"{MARKS[one.verdict]} {one.verdict} ({one['as made']}; "
             f"{one['as it should be']})"
             for one in (now.loc[name], then.loc[name])
         ]
-        lines.append(f"{name}: {both[0]} now, {both[1]} before")
+        lines[name] = f"{both[0]} now, {both[1]} before"
     return lines
 
 

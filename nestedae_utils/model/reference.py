@@ -1,7 +1,8 @@
 """The definition of training: autograd over stacked replicas, on any device."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,8 @@ from nestedae_utils.model.scales import Scale
 
 TOGETHER = 50
 """Replicas that are stacked on the CPU."""
+ONE_ON_A_CARD = threading.Lock()
+"""Held by a training on a card: another would break into what it records."""
 VIEWS = ("train_per_sample", "validation_as_made", "validation_per_sample")
 KINDS = ("train_as_made", *VIEWS)
 DENSELY = 200
@@ -137,10 +140,11 @@ def batch_means(count: int, size: int) -> np.ndarray:
 
 def train(job: Job, missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
     """Train stacked replicas by autograd; yield each one at the end."""
-    count = TOGETHER if job.place.type == "cpu" else max(1, len(missing))
+    cpu = job.place.type == "cpu"
+    count = TOGETHER if cpu else max(1, len(missing))
     for first in range(0, len(missing), count):
         some = missing[first : first + count]
-        with one_thread():
+        with one_thread(), nullcontext() if cpu else ONE_ON_A_CARD:
             results = _stacked(job, some)
         yield from zip(some, results, strict=True)
 

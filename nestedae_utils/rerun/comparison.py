@@ -67,9 +67,9 @@ def verify(
         lines.append("notebook: changed since")
     if before.record["package"].get("digest") != record["package"]["digest"]:
         lines.append("package: sources or tables changed since")
-    pair = ({again.results["chapter"]: one.results} for one in (again, before))
-    moved = records.differences(again.results, before.results) + claims.turned(*pair)
-    return moved, lines
+    now, then = ({again.results["chapter"]: one.results} for one in (again, before))
+    turned = [f"{name}: {words}" for name, words in claims.turned(now, then).items()]
+    return records.differences(again.results, before.results) + turned, lines
 
 
 def _used(record: Mapping[str, Any]) -> dict[str, str]:

@@ -189,6 +189,19 @@ def resampled(
     return Estimate(value, None, count, _percentiles(found, len(members), value))
 
 
+def unanimous(found: Estimate, blocks: int, other: float) -> Estimate:
+    """Give an estimate whose resamples are all alike an interval of some width.
+
+    Where all of k blocks agree, up to 1 - 0.05 ** (1 / k) of others may still
+    come out at the ``other`` value (Clopper and Pearson 1934,
+    doi:10.1093/biomet/26.4.404, one-sided).
+    """
+    if found.ends[0] != found.ends[1]:
+        return found
+    end = found.value + (other - found.value) * (1 - 0.05 ** (1 / blocks))
+    return found._replace(ends=(min(found.value, end), max(found.value, end)))
+
+
 def ceiling(values: np.ndarray, groups: np.ndarray) -> float:
     """Return the largest R2 that a model which knows the groups (n,) can have.
 
