@@ -32,13 +32,13 @@ LINES |= {"book": 750, "own": 680, "rerun": 630, "cli.py": 240}
 RAISED = {
     # two files of kernels; registries, histories, devices, the cache by replica;
     # the switch to the reference path
-    "model": 2339,
+    "model": 2343,
     # how each kind of value is resampled, each formula with its source; what
     # baselines choose from by inner folds
-    "study": 918,
+    "study": 931,
     # the words of each range and each verdict; the bar of the trainings;
     # intervals beside values, verdicts that turn, tolerances from the intervals
-    "book": 1150,
+    "book": 1172,
     # one line for people for each fault of a declaration or a table
     "own": 759,
     # nothing half-written, no orphan, a worker's death; a line for each fault
@@ -46,7 +46,7 @@ RAISED = {
     "cli.py": 300,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7420, 2230, 8864
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7459, 2234, 8890
 OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300}
 CELL, SHORT, MOST = 40, 16, 0.5
 
