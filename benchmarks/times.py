@@ -1,42 +1,47 @@
 """Write measured times where they are told: ``python benchmarks/times.py``.
 
-With a machine's name and two files, of ``make bench`` with nothing beside it
-and beside two busy processes, their chapters' seconds and replica-steps go to
-``data/times.csv``; without, what stands there is kept.  Then the table of the
-README and each chapter's "Run time" are written from it: the least and the
-most seconds of any machine.
+With a machine's name and what two cold builds printed (``make book | tee``),
+one with nothing beside it and one on a busy machine, their chapters' seconds
+go to ``data/times.csv``, with the replica-steps of the results that the last
+build left; without, what stands there is kept.  Then the table of the README
+and each chapter's "Run time" are written from it: the least and the most
+seconds of any machine.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
 
 import pandas as pd
 
+from nestedae_utils.book import records
+from nestedae_utils.book.chapter import results_folder
 from nestedae_utils.data.files import DATA, NOTEBOOKS
 
 README = DATA.with_name("README.md")
 SPAN = re.compile(r"(?<=Run time: )(about )?\d+ to \d+ seconds on two( slow)? cores")
 
 
+def seconds(path: str) -> dict[str, int]:
+    """Return the seconds of each chapter in what a build printed."""
+    lines = re.findall(r"(?m)^(\d\d_\w+) .*?(\d+) s$", Path(path).read_text())
+    return {chapter: int(text) for chapter, text in lines}
+
+
 def measured(machine: str, alone: str, busy: str) -> pd.DataFrame:
     """Return a machine's rows of ``data/times.csv``."""
-    low, high = (json.loads(Path(path).read_text()) for path in (alone, busy))
-    rows = pd.DataFrame(low["chapters"]).set_index("chapter")
-    most = pd.DataFrame(high["chapters"]).set_index("chapter")["seconds"]
-    return pd.DataFrame(
-        {
-            "machine": machine,
-            "chapter": rows.index,
-            "seconds_low": rows["seconds"].round().astype(int).to_numpy(),
-            "seconds_high": most.loc[rows.index].round().astype(int).to_numpy(),
-            "replica_steps": rows["trained"].to_numpy(),
-            "date": low["date"],
-        }
-    )
+    low, high, rows = seconds(alone), seconds(busy), []
+    for chapter, content in records.results_of(results_folder()).items():
+        steps = content["trainings"]
+        ran = sum(
+            v for k, v in steps.items() if k in ("dense steps", "reference steps")
+        )
+        ends = sorted((low[chapter], high[chapter]))
+        rows.append([machine, chapter, *ends, ran, content["date"]])
+    names = "machine chapter seconds_low seconds_high replica_steps date"
+    return pd.DataFrame(rows, columns=names.split())
 
 
 def main() -> None:
@@ -46,7 +51,7 @@ def main() -> None:
     if sys.argv[1:]:
         new = measured(*sys.argv[1:])
         others = times[times["machine"] != sys.argv[1]]
-        times = pd.concat([others, new], ignore_index=True)
+        times = pd.concat([new, others], ignore_index=True)
         times.to_csv(path, index=False)
     by_chapter = times.groupby("chapter").agg(
         {"seconds_low": "min", "seconds_high": "max", "replica_steps": "max"}

@@ -223,10 +223,11 @@ def turned(
     others: Mapping[str, Mapping[str, Any]],
     otherwise: frozenset[str] | None = None,
 ) -> dict[str, str]:
-    """Say of each claim on which two runs of the same chapters differ, how."""
+    """Say of each claim that two runs tested, and differ in, how."""
     now, then = (assess(one, otherwise).set_index("claim") for one in (results, others))
     lines = {}
-    for name in now.index[now["verdict"] != then["verdict"]]:
+    ran = (now["verdict"] != NOT_RUN) & (then["verdict"] != NOT_RUN)
+    for name in now.index[ran & (now["verdict"] != then["verdict"])]:
         both = [
             f"{MARKS[one.verdict]} {one.verdict} ({one['as made']}; "
             f"{one['as it should be']})"
