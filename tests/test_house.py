@@ -38,7 +38,7 @@ RAISED = {
     "study": 931,
     # the words of each range and each verdict; the bar of the trainings;
     # intervals beside values, verdicts that turn, tolerances from the intervals
-    "book": 1172,
+    "book": 1173,
     # one line for people for each fault of a declaration or a table
     "own": 759,
     # nothing half-written, no orphan, a worker's death; a line for each fault
@@ -46,7 +46,7 @@ RAISED = {
     "cli.py": 300,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7459, 2234, 8890
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7460, 2234, 8901
 OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300}
 CELL, SHORT, MOST = 40, 16, 0.5
 

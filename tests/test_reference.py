@@ -79,15 +79,15 @@ def test_refresh_of_what_is_no_run(folders, fault, tmp_path):
     assert not kept.exists()
 
 
-def test_repeat_is_the_farther_end_of_the_interval(tmp_path):
+def test_repeat_is_twice_as_far_as_the_farther_end(tmp_path):
     """To two digits, rounded up; exact ones stay exact."""
 
     def of(value, *ends):
         return reference.repeat(record(GAP, value, ends=ends or None))
 
-    assert of(0.15, 0.1431, 0.16) == 0.01
-    assert of(0.15, 0.1381, 0.16) == 0.012
-    assert of(150, 27.9, 160) == 130
+    assert of(0.15, 0.1431, 0.16) == 0.02
+    assert of(0.15, 0.1381, 0.16) == 0.024
+    assert of(150, 27.9, 160) == 250
     assert of(0.15, 0.15, 0.15) == 1e-6
     assert of(0.15) == 0
     table = tmp_path / "quantities.csv"
@@ -95,7 +95,7 @@ def test_repeat_is_the_farther_end_of_the_interval(tmp_path):
     ran = results(record(GAP, 0.15, ends=(0.1431, 0.16)))
     reference.write_repeats([ran], table)
     lines = table.read_text().splitlines()
-    assert lines[1:] == [f'{GAP},"a, b",eV,0.01', "c,d,,0"]
+    assert lines[1:] == [f'{GAP},"a, b",eV,0.02', "c,d,,0"]
 
 
 def notebook(path, **data):
