@@ -83,7 +83,7 @@ def write(outcomes: Mapping[Plan, Run | str], folder: Path) -> None:
     """Write a row for each finished run and quantity of a sweep, and a plot."""
     rows = [
         {"run": run.folder.name, **one.effective}
-        | {name: record[name] for name in records.OURS}
+        | {name: record.get(name) for name in records.OURS}
         for one, run in outcomes.items()
         if isinstance(run, Run)
         for record in run.results["records"]
