@@ -114,7 +114,7 @@ def test_a_sweep_has_a_table_a_plot_and_all_runs(local):
     assert list(frame) == [
         "run",
         *parameters.find("90", notebooks).parameters,
-        *"quantity value spread unit replicas".split(),
+        *"quantity value spread unit replicas low high".split(),
     ]
     assert frame["value"].tolist() == [0, 0.1, 1, 1.1, 2, 2.1]
     assert names(folder / "runs") == sorted(frame["run"])
