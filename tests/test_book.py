@@ -241,8 +241,7 @@ def test_without_data_the_book_says_twin(tmp_path):
     assert "reference" in board
     kept = records.results_of(records.REFERENCE)["04_perovskite_data"]
     for record in kept["records"]:
-        shown = claims.plus_minus(record["value"], record["spread"])
-        assert f"<td>{shown}</td>" in board
+        assert f"<td>{claims.written(record)}</td>" in board
 
 
 @pytest.mark.slow
