@@ -58,8 +58,10 @@ def run(notebook: Path, setting: str, folder: Path) -> Path:
     command += [str(notebook), str(place / notebook.name)]
     if "data_source: str" in notebook.read_text(encoding="utf-8"):
         command += ["-p", "data_source", "paper"]
-    with (place / f"{notebook.stem}.log").open("w") as log:
-        subprocess.run(command, env=environment, stderr=log, check=True)
+    log = place / f"{notebook.stem}.log"
+    with log.open("w") as file:
+        if subprocess.run(command, env=environment, stderr=file).returncode:
+            sys.exit(f"{notebook.stem} failed under {setting}; its words: {log}")
     return results
 
 

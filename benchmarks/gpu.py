@@ -96,6 +96,8 @@ def write(path: Path, rows: list[dict]) -> None:
 
 def main() -> None:
     """Measure, and write the files as far as they are known."""
+    if len(sys.argv) != 2 or not torch.cuda.is_available():
+        sys.exit("usage: python benchmarks/gpu.py FILE, on a machine with CUDA")
     path = Path(sys.argv[1])
     cores = f"{joblib.cpu_count()} cores beside it"
     machine = {"cuda": torch.cuda.get_device_name(), "cpu": cores}

@@ -88,7 +88,8 @@ def test_repeat_is_twice_as_far_as_the_farther_end(tmp_path):
     assert of(0.15, 0.1431, 0.16) == 0.02
     assert of(0.15, 0.1381, 0.16) == 0.024
     assert of(150, 27.9, 160) == 250
-    assert of(0.15, 0.15, 0.15) == 1e-6
+    assert of(100, 100, 100) == 1
+    assert of(0, 0, 0) == 1e-6
     assert of(0.15) == 0
     table = tmp_path / "quantities.csv"
     table.write_text(f'quantity,meaning,unit,repeat\n{GAP},"a, b",eV,9\nc,d,,0\n')

@@ -133,7 +133,7 @@ def test_rows_of_a_group_are_no_independent_evidence():
 
 def test_fewest():
     errors = np.array([[3.0, 3.2], [1.0, 1.3], [1.1, 1.1], [1.0, 1.1]])
-    assert fewest((2, 4, 8, 6), errors, 0.06) == (6, None, 2, (4, 6))
+    assert fewest((2, 4, 8, 6), errors, 0.06) == (6, None, 2, (4, 8))
     assert fewest((2, 4, 8, 6), errors, 0.2).value == 4
     assert fewest((5,), errors[:1], 0.0).ends == (5, 5)
 
@@ -142,9 +142,10 @@ def test_fewest_says_when_the_draws_do_not_decide():
     random = np.random.default_rng(0)
     sizes, truth = (2, 4, 8, 16), np.array([2.0, 1.0, 1.0, 1.0])
     errors = truth[:, None] + 0.1 * random.normal(size=(4, 5))
-    low, high = fewest(sizes, errors, 0.0).ends
-    assert high > low
-    assert fewest(sizes, errors, 0.3)[:1] + fewest(sizes, errors, 0.3).ends == (4, 4, 4)
+    wide = fewest(sizes, errors, 0.0)
+    clear = fewest(sizes, errors, 0.3)
+    assert wide.ends[1] > clear.ends[1]
+    assert (clear.value, clear.ends) == (4, (2, 8)), "the sizes beside it"
 
 
 # --- every kind covers its truth ---------------------------------------------

@@ -49,14 +49,14 @@ def repeat(record: Mapping[str, Any]) -> float:
     """Return within what a second run must come to the value of a record.
 
     Twice as far as the farther end of its 95 % interval, to two digits, rounded
-    up: there are some 300 quantities, and of whole runs whose values are drawn
-    like these 95 in 100 or more have all of them there. Ends that are equal, as
-    of seeds without a single error, leave a millionth; 0 would say exact.
+    up: of whole runs, of hundreds of values drawn like these, 95 in 100 or more
+    then agree in all. Ends that are equal, as of seeds without a single error,
+    leave a hundredth of the value, or a millionth; 0 would say exact.
     """
     value, low, high = (record[key] for key in ("value", "low", "high"))
     if low is None:
         return 0.0
-    reach = max(2 * (value - low), 2 * (high - value), 1e-6)
+    reach = max(1e-6, 2 * max(value - low, high - value) or abs(value) / 100)
     digit = 10.0 ** (math.floor(math.log10(reach)) - 1)
     return float(f"{math.ceil(reach / digit * (1 - 1e-9)) * digit:.2g}")
 

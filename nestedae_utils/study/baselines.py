@@ -41,19 +41,10 @@ BASELINES: Mapping[str, Callable[[], BaseEstimator]] = {
 }
 """Models of a number by name; each call gives a fresh one."""
 
+_TREES = {"n_estimators": (100,), "min_samples_leaf": (1, 3)}
 GRIDS: Mapping[str, tuple[str, Mapping[str, Sequence[float | str]]]] = {
-    "SVR, tuned": (
-        "SVR, C = 10",
-        {"svr__C": (3.0, 10.0, 30.0)},
-    ),
-    "extra trees, tuned": (
-        "extra trees",
-        {
-            "n_estimators": (100,),
-            "min_samples_leaf": (1, 3),
-            "max_features": (0.3, 1.0),
-        },
-    ),
+    "SVR, tuned": ("SVR, C = 10", {"svr__C": (3.0, 10.0, 30.0)}),
+    "extra trees, tuned": ("extra trees", {**_TREES, "max_features": (0.3, 1.0)}),
 }
 """Of `BASELINES`, by a name of their own, the settings to choose from."""
 

@@ -234,6 +234,7 @@ def fewest(sizes: Sequence[int], errors: np.ndarray, loss: float) -> Estimate:
     Of ``errors`` (sizes, draws), folds, say, the same for every size; the
     ``loss`` is the smallest that matters, in their unit, named in advance: a
     rule that asks which of two means is lower hangs on a machine's last bits.
+    The interval reaches to the neighbouring sizes at least: none between was tried.
     """
     order = np.argsort(sizes)
     ordered = np.asarray(sizes)[order]
@@ -242,7 +243,11 @@ def fewest(sizes: Sequence[int], errors: np.ndarray, loss: float) -> Estimate:
         means = some.mean(0)
         return float(ordered[(means <= means.min() + loss).argmax()])
 
-    return resampled(smallest, np.asarray(errors, float)[order].T)
+    found = resampled(smallest, np.asarray(errors, float)[order].T)
+    place, (low, high) = int(np.searchsorted(ordered, found.value)), found.ends
+    beside = ordered[[max(0, place - 1), min(len(ordered) - 1, place + 1)]]
+    ends = float(min(low, beside[0])), float(max(high, beside[1]))
+    return found._replace(ends=ends) if np.isfinite(low) else found
 
 
 class Paired(NamedTuple):
