@@ -46,7 +46,8 @@ def run(notebook: Path, setting: str, folder: Path) -> Path:
     """Execute a chapter under a setting; return its results."""
     place, cache = folder / setting, folder / setting / "cache"
     cache.mkdir(parents=True, exist_ok=True)
-    if not (cache / "data").exists():
+    # where data lie elsewhere, the link leads nowhere, and stands all the same
+    if not (cache / "data").is_symlink():
         (cache / "data").symlink_to(files.folder().absolute())
     results = place / f"{notebook.stem}.json"
     if results.exists():

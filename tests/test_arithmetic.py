@@ -33,6 +33,22 @@ def test_what_moves_and_what_turns_is_listed():
     assert "? undecided (" in arithmetic.compare(wide, kept)[1][CLAIM.claim]
 
 
+def test_a_finished_chapter_is_not_run_again(notebooks, tmp_path, monkeypatch):
+    """Nor does a second chapter stumble over the first one's cache."""
+    monkeypatch.setenv("NESTEDAE_CACHE", str(tmp_path / "nowhere"))
+    tiny = notebooks / "90_tiny.ipynb"
+    first = arithmetic.run(tiny, "plain", tmp_path)
+    before = first.stat().st_mtime_ns
+    assert arithmetic.run(tiny, "plain", tmp_path) == first
+    assert first.stat().st_mtime_ns == before
+    first.unlink()
+    assert arithmetic.run(tiny, "plain", tmp_path).exists()
+    tiny.write_text(tiny.read_text().replace("if fail:", "if True:"))
+    first.unlink()
+    with pytest.raises(SystemExit, match="90_tiny failed under plain; its words: "):
+        arithmetic.run(tiny, "plain", tmp_path)
+
+
 def test_what_turned_is_undecided(tmp_path, monkeypatch):
     path = tmp_path / "turned.csv"
     path.write_text("claim,setting,verdicts\nother,plain,before\nother,card,kept\n")
