@@ -37,8 +37,8 @@ UV := uv==0.13.8
 STAMP := .venv/.stamp-$(shell { cat requirements.lock pyproject.toml; \
 	echo '$(CURDIR)'; } | cksum | cut -d ' ' -f 1)
 
-.PHONY: help .venv book pdf test check lab reference bench format lint types \
-	lock clean
+.PHONY: help .venv book pdf test check lab reference arithmetic bench format \
+	lint types lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' \
@@ -112,6 +112,9 @@ reference: $(STAMP) ## run the chapters and refresh data/reference
 		NESTEDAE_RESULTS=_build/reference $(BIN)/papermill $$notebook \
 			_build/reference/$$(basename $$notebook) $$source || exit 1; done
 	$(BIN)/python -m nestedae_utils.book.reference _build/reference
+
+arithmetic: $(STAMP) ## what moves in another arithmetic: ARGS="05 06"
+	$(BIN)/python benchmarks/arithmetic.py $(ARGS)
 
 bench: $(STAMP) ## measure what a training costs: results/benchmark.json
 	$(BIN)/python benchmarks/bench.py $(ARGS)

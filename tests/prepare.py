@@ -1,7 +1,8 @@
 """Write small copies of the chapters, for nbval to execute in `make test`.
 
 A copy has small parameters, put in by papermill, the code of its exercises'
-solutions, and at its end a look at the results that it wrote.
+solutions, a watch over its computed sentences, and at its end a look at the
+results that it wrote.
 """
 
 import inspect
@@ -17,6 +18,7 @@ from nbformat.v4 import new_code_cell
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
+TESTS = str(Path(__file__).parent)
 FOLDER = ROOT / "_build" / "small"
 
 TWO = {"epochs": 3, "seeds": 2}
@@ -110,10 +112,12 @@ def copy(name, folder=FOLDER):
     notebook = nbformat.read(path, as_version=4)
     results = folder / "results" / name
     first = f"import os\nos.environ['NESTEDAE_RESULTS'] = {str(results)!r}"
+    watched = f"import sys\nsys.path.append({TESTS!r})\nimport readings\n"
+    watched += "readings.watch()"
     call = f"judge({name!r}, {given!r}, {name in SAME})"
     last = f"{inspect.getsource(judge)}\n\n{call}"
     code = [*solutions(name)[0], last]
-    notebook.cells.insert(0, new_code_cell(first))
+    notebook.cells[:0] = [new_code_cell(first), new_code_cell(watched)]
     notebook.cells += map(new_code_cell, code)
     nbformat.write(notebook, path)
     return path

@@ -5,8 +5,6 @@ where the two differ, both are given by name. More folds than there are rows,
 or groups, are a `ParameterError`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -207,8 +205,11 @@ def device_scale(
 def chosen(below: NestedAutoencoder) -> int:
     """Return the place of the AE1, of the first seed, with the least sum of errors."""
     ae1, errors = below.fitted["band_gap"], ("gap_mae", "ions_mae")
-    sums = np.sum([ae1.at_end("validation_as_made", of) for of in errors], axis=0)
     first = ae1.replicas.where(seed=ae1.replicas.labels["seed"][0])
+    if len(first) == 1:  # taken from others, it has no history
+        return int(first[0])
+    each = [ae1.at_end("validation_as_made", of) for of in errors]
+    sums = np.stack(each).sum(0)
     return int(first[sums[first].argmin()])
 
 
