@@ -218,7 +218,7 @@ def tuned(features: NDArray, target: NDArray, some: Sequence[Split]) -> list[NDA
 
 def _booster(count: int, given: Mapping[str, float]) -> BaseEstimator:
     return GradientBoostingRegressor(
-        n_estimators=count, max_features="sqrt", random_state=0, **given
+        n_estimators=count, subsample=0.5, max_features="sqrt", random_state=0, **given
     )
 
 
