@@ -187,8 +187,8 @@ MODELS = {
     "classifier": lambda: GradientBoostingClassifier(random_state=0),
     "ridge": lambda: RidgeCV(np.logspace(-2, 3, 11)),
 }
-GRID = {"max_depth": (3, 6), "learning_rate": (0.05, 0.15)}
-TREES = (50, 100, 200)
+GRID = {"max_depth": (3, 6), "learning_rate": (0.1, 0.2)}
+TREES = (40, 80, 120)
 
 
 @cached

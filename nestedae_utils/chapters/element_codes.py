@@ -21,7 +21,7 @@ from nestedae_utils.study.codes import before, nearest_rows
 
 KINDS = {"ELBO": "gaussian", "MMD": "mmd", "VQ": "vq"}
 """The paper's three algorithms, by their names in `Scale.code`."""
-HIDDEN = (64, 32)
+HIDDEN = (48, 32)
 
 
 def declare(code: str, weight: float, latent: int, width: int, rows: int) -> Scale:
