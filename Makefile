@@ -37,7 +37,7 @@ UV := uv==0.13.8
 STAMP := .venv/.stamp-$(shell { cat requirements.lock pyproject.toml; \
 	echo '$(CURDIR)'; } | cksum | cut -d ' ' -f 1)
 
-.PHONY: help .venv book pdf test check lab reference arithmetic bench format \
+.PHONY: help .venv book pdf test readings check lab reference arithmetic bench format \
 	lint types lock clean
 
 help: ## list the targets
@@ -94,6 +94,11 @@ pdf: ## execute the notebooks in full and print the book as one PDF
 test: $(STAMP) ## test the package and, with small settings, each notebook
 	@$(BIN)/python tests/prepare.py
 	$(PYTEST) -m "not book" $(ARGS)
+
+readings: $(STAMP) ## hold computed sentences against their numbers, at two more settings
+	for setting in data seeds; do \
+		$(BIN)/python tests/prepare.py $$setting && \
+		$(PYTEST) _build/small $(ARGS) || exit 1; done
 
 # What `make book` left is looked at, nothing is built a second time.
 check: $(STAMP) ## test the built book: its numbers, and its pages in a browser

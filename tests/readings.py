@@ -33,6 +33,10 @@ AIM = re.compile(
 AVERAGE = re.compile(
     rf"is {NUMBER} % points, over rows {NUMBER}: the average makes {NUMBER} of it"
 )
+DIFFER = re.compile(
+    rf"scores {NUMBER} % points against [^,]+, (no )?more than the models differ "
+    rf"on the best device \({NUMBER}\)"
+)
 
 
 def check(text):
@@ -54,6 +58,10 @@ def check(text):
     for aim, here, anew, word in AIM.findall(text):
         reached = sum(float(error) <= float(aim) for error in (here, anew))
         assert word == ("missed", "undecided", "met")[reached], text
+        count += 1
+    for more, no, spread in DIFFER.findall(text):
+        more = abs(float(more)) - float(spread)
+        assert more < 0.11 if no else more > -0.11, text
         count += 1
     for batches, rows, rest in AVERAGE.findall(text):
         assert abs(float(batches) - float(rows) - float(rest)) < 0.002, text

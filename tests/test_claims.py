@@ -266,12 +266,17 @@ def test_the_references_findings():
     ours = {r["quantity"]: r for c in kept.values() for r in c["records"]}
     for claim in TESTED:
         one, held = ours[claim.as_made or claim.as_should], set()
-        for end in ("value", "low", "high"):
-            made = one["value"] if one[end] is None else one[end]
-            if claim.relation == "=":
-                held.add(round(abs(made - claim.paper), 9) <= claim.tolerance)
-            else:
-                held.add(eval(f"{made!r} {claim.relation} {claim.paper!r}"))
+        low, high = (
+            one["value"] if one[e] is None else one[e] for e in ("low", "high")
+        )
+        if claim.relation == "=":
+            low, high = (round(end - claim.paper, 9) for end in (low, high))
+            held = {low >= -claim.tolerance and high <= claim.tolerance}
+            if low <= claim.tolerance and high >= -claim.tolerance:
+                held.add(True)
+        else:
+            for end in (low, high):
+                held.add(eval(f"{end!r} {claim.relation} {claim.paper!r}"))
         judged = row(found, claim)["verdict"]
         if held == {False}:
             assert judged == NOT_REPRODUCED, claim.claim

@@ -129,11 +129,9 @@ Measured = tuple[float, float, float]
 
 
 def holds(claim: Claim, measured: Measured) -> bool | None:
-    """Tell whether a value stands in the claim's relation to the paper's.
-
-    None if this would not be the same everywhere in its interval.
-    """
-    found = {_holds(claim, value) for value in measured}
+    """Tell whether an interval stands in a claim's relation; None if a part does."""
+    nearest = sorted((*measured[1:], claim.paper or 0.0))[1]
+    found = {_holds(claim, value) for value in (*measured, nearest)}
     return found.pop() if len(found) == 1 else None
 
 

@@ -46,6 +46,8 @@ def record(
     claim = None if source == "twin" else by_quantity().get(quantity)
     known = bool(ends) and all(map(math.isfinite, ends or ()))
     low, high = map(float, ends if ends and known else (value, value))
+    if quantities()[quantity].unit == "%":  # Student's t knows no end of a share
+        low, high = max(low, 0.0), min(high, 100.0)
     return {
         "quantity": quantity,
         "value": float(value),
