@@ -121,7 +121,10 @@ def r2(codes: NDArray, values: NDArray) -> NDArray:
 
 
 def correlations(codes: NDArray, values: NDArray) -> NDArray:
-    """Return |r| of a property with each number, the stronger first, (..., d)."""
+    """Return absolute correlations of a property with each number, (..., d).
+
+    The stronger of them first.
+    """
     given = np.isfinite(values)
     x, y = codes[..., given, :], values[given]
     x = x - x.mean(-2, keepdims=True)
