@@ -337,7 +337,7 @@ def test_verify_of_a_chapter_trains_anew(tmp_path, monkeypatch):
     assert before
     assert comparison.verify(tmp_path / "run", parameters.NOTEBOOKS) == ([], [])
     assert sorted((tmp_path / "cache").rglob("*")) == before
-    assert len(names(tmp_path / "run" / "figures")) == 4
+    assert len(names(tmp_path / "run" / "figures")) == 5
 
 
 # --- papermill alone -------------------------------------------------------
