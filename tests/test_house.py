@@ -47,7 +47,7 @@ RAISED = {
     "cli.py": 300,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7710, 2249, 9555
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7710, 2249, 9557
 OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300}
 CELL, SHORT, MOST = 40, 16, 0.5
 
