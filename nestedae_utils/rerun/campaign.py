@@ -27,7 +27,7 @@ from nestedae_utils.book.records import write_json
 from nestedae_utils.errors import ParameterError
 from nestedae_utils.model.cache import fingerprint
 from nestedae_utils.rerun.execution import RunError, one_line
-from nestedae_utils.rerun.folders import held
+from nestedae_utils.rerun.runs import held
 from nestedae_utils.rerun.pools import Measure, Pool
 from nestedae_utils.rerun.sweeps import Tell, connected
 from nestedae_utils.study import policies
