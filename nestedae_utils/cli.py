@@ -236,18 +236,17 @@ def _campaign(
     """
     from nestedae_utils.rerun import campaign, pools
 
-    pool = pools.read(file, target)
-    if instrument:
-        measure = pools.instrument(instrument)
-    else:
-        measure = pools.simulated(pool, seconds=seconds, failing=failing)
-    folder = out or Path(f"{file.stem}-campaign")
-    tell = functools.partial(click.echo, err=True)
-    what = campaign.Settings(**settings)
-    found = campaign.run(pool, what, folder, measure, scheduler, tell)
-    best = found.loc[found["value"].idxmax()] if found["value"].notna().any() else None
-    told = "nothing was measured" if best is None else f"highest {best['value']:g}"
-    click.echo(f"{folder}: {len(found)} measurements, {told}")
+    pool, folder = pools.read(file, target), out or Path(f"{file.stem}-campaign")
+    measure: pools.Measure = (
+        pools.instrument(instrument)
+        if instrument
+        else pools.Simulated(pool, seconds, failing)
+    )
+    tell, what = functools.partial(click.echo, err=True), campaign.Settings(**settings)
+    table = campaign.run(pool, what, folder, measure, scheduler, tell)
+    highest = f"highest {table['value'].max():g}"
+    told = highest if table["value"].notna().any() else "nothing was measured"
+    click.echo(f"{folder}: {len(table)} measurements, {told}")
 
 
 @_nestedae.command("compare")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
@@ -26,7 +25,7 @@ from nestedae_utils.model import chain
 from nestedae_utils.model.chain import NestedAutoencoder
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Block, Head, Scale
-from nestedae_utils.study import policies, protocol, tune
+from nestedae_utils.study import protocol, tune
 
 BINDING = "mhp_solvent_binding/perov_solv_BE_for_nestedae.csv"
 SOLVENT = [f"SOLV_{name}" for name in "DENSITY DIELECTRIC GDN DPM MV UMBO".split()]
@@ -212,37 +211,7 @@ def supervised(
     return tuned.encode(pool.blocks)
 
 
-def replays(calls: Sequence[tuple[tuple, dict]]) -> list[policies.Replayed]:
-    """Replay campaigns in processes side by side, in order."""
-    some = joblib.Parallel(n_jobs=-1)
-    return some(joblib.delayed(policies.replay)(*a, **more) for a, more in calls)
-
-
-def taught(
-    pool: Pool,
-    gaps: Mapping[str, np.ndarray],
-    lower: NestedAutoencoder,
-    first: Sequence[np.ndarray],
-    budget: int,
-    epochs: int,
-) -> list[policies.Replayed]:
-    """Replay campaigns, one a seed, in latents that are taught as they go."""
-    arms, draws = list(first), pool.values[:, None]
-    begun = count = len(arms[0])
-    while count < budget:
-        latents = supervised(pool, gaps, lower, arms, epochs)
-        count = min(count + policies.REFIT, budget)
-        found = replays(
-            [
-                (("improvement", z, draws, begun, count, seed), {"given": arms[seed]})
-                for seed, z in enumerate(latents)
-            ]
-        )
-        arms = [one.arms for one in found]
-    return found
-
-
-def regret(pool: Pool, replayed: Sequence[policies.Replayed]) -> np.ndarray:
+def regret(pool: Pool, replayed: Sequence[Any]) -> np.ndarray:
     """Return how far below the best arm the advice is, (seeds, budget)."""
     advice = np.array([one.recommended for one in replayed])
     return pool.values.max() - pool.values[advice]

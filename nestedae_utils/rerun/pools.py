@@ -8,18 +8,16 @@ row; ``attempt`` is 0, 1, ... .  It raises whatever it likes if it fails.
 from __future__ import annotations
 
 import importlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nestedae_utils.data import tables
-from nestedae_utils.errors import DataError, ParameterError, shown
+from nestedae_utils.errors import DataError, ParameterError, nearest, shown
 from nestedae_utils.model.cache import fingerprint
 from nestedae_utils.rerun.execution import one_line
 
@@ -44,33 +42,27 @@ def read(path: Path, target: str = "") -> Pool:
     A DataError tells of a column of one value, or a target without a number.
     """
     frame = tables.read_text(path)
-    values = None
+    numbers, values = frame.apply(pd.to_numeric, errors="coerce"), None
     if target:
         if target not in frame:
-            known = ", ".join(map(repr, frame.columns))
-            words = f"column {target!r} is missing; it has {known}."
+            words = f"column {target!r} is missing.{nearest(target, frame.columns)}"
             raise DataError(f"{path}: {words}")
-        values = pd.to_numeric(frame[target], errors="coerce").to_numpy(float)
+        values = numbers.pop(target).to_numpy(float)
+        words = frame.pop(target)
         if not np.isfinite(values).all():
             line = int(np.flatnonzero(~np.isfinite(values))[0])
             raise DataError(
-                f"{path}: column {target!r}, line {line + 2}: "
-                f"{frame[target][line]!r} found, a finite number is allowed; "
-                "remove the row or fill it in."
+                f"{path}: column {target!r}, line {line + 2}: {words[line]!r} found, "
+                "a finite number is allowed; remove the row or fill it in."
             )
-        frame = frame.drop(columns=target)
-    parts = []
-    for name in frame:
-        if frame[name].nunique() < 2:
-            raise DataError(
-                f"{path}: column {name!r}: one value in all rows, a column that "
-                "varies is allowed; remove it."
-            )
-        numbers = pd.to_numeric(frame[name], errors="coerce")
-        texts = numbers.isna().any()
-        part = pd.get_dummies(frame[name]) if texts else numbers.to_frame()
-        parts.append(part.to_numpy(float))
-    return Pool(frame, np.hstack(parts), values, Path(path).name)
+    for name in frame.columns[frame.nunique() < 2]:
+        raise DataError(
+            f"{path}: column {name!r}: one value in all rows, a column that varies "
+            "is allowed; remove it."
+        )
+    texts = numbers.columns[numbers.isna().any()]
+    coded = pd.get_dummies(numbers.drop(columns=texts).join(frame[texts]))
+    return Pool(frame, coded.to_numpy(float), values, Path(path).name)
 
 
 def instrument(words: str) -> Measure:
@@ -87,7 +79,7 @@ def instrument(words: str) -> Measure:
 
 @dataclass(frozen=True)
 class Simulated:
-    """An instrument that looks up the target after a while, and may fail.
+    """An instrument that looks up a pool's target after a while, and may fail.
 
     Durations are lognormal (0, 0.5) times ``seconds``, and a share ``failing``
     of attempts fails; both are drawn for an arm and an attempt, so that a
@@ -95,30 +87,29 @@ class Simulated:
     characterisation.
     """
 
-    values: Mapping[str, float]
+    pool: Pool
     seconds: float = 0.0
     failing: float = 0.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, high in (("seconds", np.inf), ("failing", 0.99)):
+            if not 0 <= (value := getattr(self, name)) <= high:
+                words = f"{value} given, a number from 0 to {high:g} is allowed."
+                raise ParameterError(f"{name}: {words}")
+        if self.pool.target is None:
+            raise ParameterError(
+                "target: none given, a column of the pool to look up is needed, or "
+                "an instrument."
+            )
+
     def __call__(self, arm: Mapping[str, str], attempt: int) -> float:
         """Make the arm and measure it; RuntimeError if a stage fails."""
-        key = json.dumps(list(arm.values()))
-        digest = int(fingerprint([key, attempt, self.seed])[:8], 16)
-        rng = np.random.default_rng(digest)
+        digest = fingerprint([list(arm.values()), attempt, self.seed])
+        rng = np.random.default_rng(int(digest[:8], 16))
         for stage, share in (("synthesis", 0.7), ("characterisation", 0.3)):
             time.sleep(share * self.seconds * rng.lognormal(0, 0.5))
             if rng.random() < self.failing / 2:
                 raise RuntimeError(f"{stage} failed")
-        return self.values[key]
-
-
-def simulated(pool: Pool, **settings: Any) -> Simulated:
-    """Return the instrument that looks up a pool's target."""
-    if pool.target is None:
-        raise ParameterError(
-            "target: none given, a column of the pool to look up is needed, or an "
-            "instrument."
-        )
-    rows = pool.arms.astype(str).to_numpy().tolist()
-    keys = map(json.dumps, rows)
-    return Simulated(dict(zip(keys, map(float, pool.target), strict=True)), **settings)
+        same = (self.pool.arms == pd.Series(arm)).all(axis=1)
+        return float(self.pool.target[same.to_numpy()][0])  # type: ignore[index]

@@ -1,0 +1,98 @@
+"""Campaigns on pools of known values, replayed without waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from nestedae_utils.model.cache import cached
+from nestedae_utils.study.policies import REFIT, Groups, Learner
+
+
+class Replayed(NamedTuple):
+    """A campaign on a pool of known values: arms in order, and advice.
+
+    ``recommended`` (budget,) is the arm that would be taken after each
+    measurement: the best one so far or, where values are noisy, that of the
+    highest posterior mean.
+    """
+
+    arms: np.ndarray
+    recommended: np.ndarray
+
+
+def recommended(learner: Learner) -> int:
+    """Return the measured arm of the highest posterior mean."""
+    arms = np.unique(learner.arms)
+    return int(arms[learner.mean()[arms].argmax()])
+
+
+@cached
+def replay(
+    policy: str,
+    features: np.ndarray,
+    draws: np.ndarray,
+    first: int,
+    budget: int,
+    seed: int,
+    *,
+    groups: Groups = (),
+    again: bool = False,
+    given: Sequence[int] = (),
+) -> Replayed:
+    """Replay a campaign: the first arms at random, then by a policy.
+
+    ``draws`` (n, k) are what the k-th measurement of an arm gives, over and
+    over; equal seeds have equal first arms, whatever the policy.  ``given``
+    arms are those of a campaign that goes on with other ``features`` (n, d).
+    """
+    rng = np.random.default_rng([seed, len(given)])
+    begun = np.random.default_rng(seed).choice(len(draws), first, replace=False)
+    begun = np.asarray(given if len(given) else begun, int)
+    learner, advice = Learner(features, groups, again), []
+    with threadpool_limits(1):
+        for count in range(budget):
+            known = count < len(begun)
+            arm = int(begun[count]) if known else learner.suggest(policy, rng)
+            number = learner.arms.count(arm)
+            learner.arms.append(arm)
+            learner.values.append(float(draws[arm, number % draws.shape[1]]))
+            best = learner.arms[int(np.argmax(learner.values))]
+            advice.append(recommended(learner) if again and not known else best)
+    return Replayed(np.array(learner.arms), np.array(advice))
+
+
+def replays(calls: Sequence[tuple[tuple, dict[str, Any]]]) -> list[Replayed]:
+    """Replay campaigns in processes side by side, in order."""
+    some = joblib.Parallel(n_jobs=-1)
+    return some(joblib.delayed(replay)(*args, **more) for args, more in calls)
+
+
+def taught(
+    latents: Callable[[list[np.ndarray]], np.ndarray],
+    values: np.ndarray,
+    first: Sequence[np.ndarray],
+    budget: int,
+) -> list[Replayed]:
+    """Replay campaigns, one a seed, in latents that are taught as they go.
+
+    ``latents`` gives features (seeds, n, d) for the arms that each campaign
+    has measured, of all ``values`` (n,) those it may see.  They are made anew
+    after every `REFIT` measurements.
+    """
+    arms, count = list(first), len(first[0])
+    while True:
+        count = min(count + REFIT, budget)
+        some = zip(latents(arms), arms, strict=True)
+        calls = [
+            (("improvement", z, values[:, None], 0, count, seed), {"given": given})
+            for seed, (z, given) in enumerate(some)
+        ]
+        done = replays(calls)
+        if count >= budget:
+            return done
+        arms = [one.arms for one in done]
