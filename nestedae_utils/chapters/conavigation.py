@@ -2,16 +2,13 @@
 
 Devices: an arm is a composition with its contact layers, its value the mean
 PCE.  Solvents: an arm is a composition with a molecule, its value the binding
-energy (doi:10.1039/D3MH01484C, second example).  The twin's energy grows with
-the solvent's strength and falls with the halide's radius.
+energy (doi:10.1039/D3MH01484C, second example).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,53 +17,26 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nestedae_utils.data import perovskites, tables
+from nestedae_utils.data import perovskites, solvents, tables
 from nestedae_utils.model import chain
 from nestedae_utils.model.chain import NestedAutoencoder
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Block, Head, Scale
 from nestedae_utils.study import protocol, tune
 
-BINDING = "mhp_solvent_binding/perov_solv_BE_for_nestedae.csv"
-SOLVENT = [f"SOLV_{name}" for name in "DENSITY DIELECTRIC GDN DPM MV UMBO".split()]
 LATENTS = 5
 
 
-@dataclass(frozen=True)
-class Sources:
-    """The three tables, as `tables.Tables`."""
+def load(data_source: str = "auto") -> tuple[tables.Tables, solvents.Solvents]:
+    """Return the tables of this book and those of solvents, of one source.
 
-    band_gaps: pd.DataFrame
-    devices: pd.DataFrame
-    binding: pd.DataFrame
-    source: str
-    checksums: dict[str, str]
-
-
-def load(data_source: str = "auto") -> Sources:
-    """Return all tables; the parameter and errors as `tables.obtain`."""
-    return tables.obtain(
-        Sources,
-        data_source,
-        band_gaps=tables.BAND_GAPS,
-        devices=tables.DEVICES,
-        binding=(BINDING, partial(pd.read_csv, encoding="utf-8-sig"), _binding),
-    )
-
-
-def _binding() -> pd.DataFrame:
-    triples = itertools.combinations_with_replacement(("Br", "Cl", "I"), 3)
-    rows = itertools.product(("Cs", "FA", "MA"), triples, range(8))
-    frame = pd.DataFrame(rows, columns=["Cation", "halides", "SOLVENT"])
-    for ion in perovskites.SITES["X"]:
-        frame[ion] = [triple.count(ion) / 3 for triple in frame["halides"]]
-    rng = np.random.default_rng(0)
-    strength = 8 + 4.0 * frame["SOLVENT"]
-    frame["Target"] = strength - 6 * frame["I"] + 0.8 * rng.normal(size=len(frame))
-    for place, name in enumerate(SOLVENT):
-        frame[name] = strength * rng.normal(1, 0.02) + place
-    frame["SOLVENT"] = "S" + frame["SOLVENT"].astype(str)
-    return frame.drop(columns="halides")
+    The parameter and errors as `tables.obtain`; where either would be the
+    twin, both are.
+    """
+    both = tables.load(data_source), solvents.load(data_source)
+    if both[0].source != both[1].source:
+        both = tables.load("twin"), solvents.load("twin")
+    return both
 
 
 @dataclass(frozen=True)
@@ -127,7 +97,8 @@ def solvent_pool(frame: pd.DataFrame) -> Pool:
     ions = perovskites.mix(fractions).to_numpy(float)
     values = frame["Target"].to_numpy(float)[:, None]
     # the file is sorted by its target: ties must not find the best by themselves
-    pool = Pool({"ions": ions, "molecule": frame[SOLVENT].to_numpy(float)}, values)
+    molecule = frame.filter(regex="^SOLV_").to_numpy(float)
+    pool = Pool({"ions": ions, "molecule": molecule}, values)
     return pool.take(np.random.default_rng(0).permutation(len(frame)))
 
 

@@ -49,8 +49,8 @@ def simulate(
 
     ``temperature`` is k T in their unit, one or (n,).  ``size`` is even;
     ``warm`` sweeps go before those that are measured.  The magnetisation is
-    the mean of the absolute magnetisation; the heat capacity, in units of k, is that of the energy's
-    variance.  All spins start up, or at ``"random"``.
+    the mean of its absolute value; the heat capacity, in units of k, is that of
+    the energy's variance.  All spins start up, or at ``"random"``.
     """
     rng = np.random.Generator(np.random.SFC64(seed))
     jx, jy, jd = (np.asarray(couplings, np.float32).T)[:, None, None]
@@ -103,7 +103,7 @@ def grid(pixels: int, reach: float = 5.0) -> np.ndarray:
 def maps(
     points: np.ndarray, runs: int, *, first: int = 0, start: str = "up", size: int = 20
 ) -> np.ndarray:
-    """Return the absolute magnetisation (runs, n) of the points (n, 2), Jd and J, at k T = 1.
+    """Return magnetisations (runs, n) at points (n, 2), Jd and J; k T = 1.
 
     Run r has the seed ``first + r``; the runs go side by side.
     """
@@ -141,7 +141,7 @@ def critical(jx: float = 1.0, jy: float = 1.0) -> float:
 def magnetisation(
     temperature: np.ndarray, jx: float = 1.0, jy: float = 1.0
 ) -> np.ndarray:
-    """Return the exact magnetisation of the infinite lattice, 0 above the transition."""
+    """Return the exact one of an infinite lattice, 0 above the transition."""
     product = np.sinh(2 * jx / temperature) * np.sinh(2 * jy / temperature)
     return np.maximum(0, 1 - np.maximum(product, 1) ** -2.0) ** 0.125
 
