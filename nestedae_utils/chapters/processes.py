@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import emcee
@@ -23,10 +23,9 @@ from nestedae_utils.errors import DataError
 from nestedae_utils.model.cache import source_digest
 
 Values = Mapping[str, np.ndarray]
-FIELDS = ("kind", "a", "b")
 JITTER = 1e-6
 """On the diagonal, relative to the scale and to 1."""
-FIRST, NEXT, DRAWN = 300, 50, 3
+FIRST, NEXT, DRAWN = 200, 50, 2
 """Steps of the walkers on the first data and after each new point; how many of
 the last, ten apart, are draws."""
 
@@ -69,13 +68,19 @@ def likelihood(x, rest, lengths, scale, on):
 
 def log_prior(priors: Sequence[Any], theta: np.ndarray) -> np.ndarray:
     """Return the log density (W,) of coordinates (W, k), up to a constant."""
-    kinds, a, b = (np.array([getattr(one, f) for one in priors]) for f in FIELDS)
-    half, flat = kinds == "halfnormal", kinds == "uniform"
+    half, flat, a, b = _fields(tuple(priors))
     with np.errstate(over="ignore"):
         away = (np.where(half, np.exp(np.where(half, theta, 0)), theta) - a) / b
     inside = np.where((theta > a) & (theta < b), 0.0, -np.inf)
     each = np.where(flat, inside, np.where(half, theta, 0) - 0.5 * away**2)
     return each.sum(1)
+
+
+@cache
+def _fields(priors: tuple[Any, ...]) -> list[np.ndarray]:
+    kinds = np.array([one.kind for one in priors])
+    ends = [np.array([getattr(one, end) for one in priors]) for end in "ab"]
+    return [kinds == "halfnormal", kinds == "uniform", *ends]
 
 
 class Predicted(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -66,10 +67,12 @@ def replay(
     return Replayed(np.array(learner.arms), np.array(advice))
 
 
-def replays(calls: Sequence[tuple[tuple, dict[str, Any]]]) -> list[Replayed]:
-    """Replay campaigns in processes side by side, in order."""
+def side_by_side(
+    function: Callable, calls: Sequence[tuple[tuple, dict[str, Any]]]
+) -> list[Any]:
+    """Call a function with arguments, of both kinds, in processes; in order."""
     some = joblib.Parallel(n_jobs=-1)
-    return some(joblib.delayed(replay)(*args, **more) for args, more in calls)
+    return some(joblib.delayed(function)(*args, **more) for args, more in calls)
 
 
 def taught(
@@ -92,7 +95,69 @@ def taught(
             (("improvement", z, values[:, None], 0, count, seed), {"given": given})
             for seed, (z, given) in enumerate(some)
         ]
-        done = replays(calls)
+        done = side_by_side(replay, calls)
         if count >= budget:
             return done
         arms = [one.arms for one in done]
+
+
+class Laboratory(NamedTuple):
+    """A campaign by a simulated clock: of each measurement (n,), as asked for.
+
+    ``begin`` and ``end`` are in units of the median duration of an attempt;
+    ``failed`` counts attempts that failed; ``regret`` is that of the end.
+    """
+
+    arms: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+    failed: np.ndarray
+    regret: float
+
+
+@cached
+def laboratory(
+    features: np.ndarray,
+    values: np.ndarray,
+    first: int,
+    budget: int,
+    seed: int,
+    instruments: int,
+    rounds: bool = False,
+    failing: float = 0.1,
+) -> Laboratory:
+    """Let instruments work side by side, each asked again when it is done.
+
+    In ``rounds`` all wait for the last.  Durations are lognormal (0, 0.5); a
+    share ``failing`` of attempts fails, and is made again twice at most.
+    Equal seeds have equal first arms, durations and failures, by the number
+    of the measurement.  The learner takes no time.
+    """
+    rng, draws = np.random.default_rng(seed), np.random.default_rng([seed, 7])
+    begun = rng.permutation(len(values))[:first]
+    took = draws.lognormal(0, 0.5, (budget, 3))
+    fails = np.cumprod(draws.random((budget, 3)) < failing, axis=1)
+    failed = fails.sum(1)
+    took = (took * np.c_[np.ones(budget), fails[:, :-1]]).sum(1)
+    learner, clock, running = Learner(features), 0.0, []
+    arms, begin, waiting = [], np.zeros(budget), set()
+    with threadpool_limits(1):
+        while running or len(arms) < budget:
+            ready = not (rounds and running)
+            while ready and len(running) < instruments and len(arms) < budget:
+                number, pending = len(arms), [arms[n] for n in sorted(waiting)]
+                if number < first:
+                    arms.append(int(begun[number]))
+                else:
+                    arms.append(learner.suggest("improvement", rng, pending))
+                waiting.add(number)
+                begin[number] = clock
+                heapq.heappush(running, (clock + took[number], number))
+            clock, number = heapq.heappop(running)
+            # what failed for good stays pending: it is not asked for again
+            if failed[number] < 3:
+                waiting.remove(number)
+                learner.arms.append(arms[number])
+                learner.values.append(float(values[arms[number]]))
+    regret = values.max() - max(learner.values)
+    return Laboratory(np.array(arms), begin, begin + took, failed, float(regret))

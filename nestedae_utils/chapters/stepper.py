@@ -11,15 +11,13 @@ import io
 from collections.abc import Sequence
 from html import escape
 
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 
 def picture(figure: Figure) -> str:
-    """Return a figure as the address of a PNG, and close it."""
+    """Return a figure as the address of a PNG."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=72)
-    plt.close(figure)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

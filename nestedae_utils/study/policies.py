@@ -59,7 +59,7 @@ class Learner:
             count, state = self._fitted
             if state is None or len(self.arms) >= count + REFIT:
                 mll = ExactMarginalLogLikelihood(model.likelihood, model)
-                fit_gpytorch_mll(mll, optimizer_kwargs={"options": {"maxiter": 60}})
+                fit_gpytorch_mll(mll, optimizer_kwargs={"options": {"maxiter": 30}})
                 self._fitted = len(self.arms), model.state_dict()
             else:
                 model.load_state_dict(state)
