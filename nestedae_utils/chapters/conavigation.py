@@ -106,7 +106,7 @@ def materials_scale(gaps: Mapping[str, np.ndarray], epochs: int) -> NestedAutoen
     """Fit the paper's scale of PBE gaps on all its rows, one replica."""
     whole = Replicas.cross([(np.arange(len(gaps["gap"])),) * 2])
     scale = protocol.band_gap_scale(l1=0.0)
-    learning = {"batch_size": 50, "learning_rate": 1e-3}
+    learning: dict[str, Any] = {"batch_size": 50, "learning_rate": 1e-3}
     return chain.fit(scale, gaps, whole, epochs=epochs, **learning)
 
 

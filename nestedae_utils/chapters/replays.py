@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import joblib
@@ -12,6 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from nestedae_utils.model.cache import cached
 from nestedae_utils.study.policies import REFIT, Groups, Learner
+
+LIBRARY = f"botorch {version('botorch')}"
+"""A part of the keys of what is kept on disk."""
 
 
 class Replayed(NamedTuple):
@@ -44,6 +48,7 @@ def replay(
     groups: Groups = (),
     again: bool = False,
     given: Sequence[int] = (),
+    library: str = LIBRARY,
 ) -> Replayed:
     """Replay a campaign: the first arms at random, then by a policy.
 
@@ -71,8 +76,8 @@ def side_by_side(
     function: Callable, calls: Sequence[tuple[tuple, dict[str, Any]]]
 ) -> list[Any]:
     """Call a function with arguments, of both kinds, in processes; in order."""
-    some = joblib.Parallel(n_jobs=-1)
-    return some(joblib.delayed(function)(*args, **more) for args, more in calls)
+    some, call = joblib.Parallel(n_jobs=-1), joblib.delayed(function)
+    return some(call(*args, library=LIBRARY, **more) for args, more in calls)
 
 
 def taught(
@@ -125,6 +130,7 @@ def laboratory(
     instruments: int,
     rounds: bool = False,
     failing: float = 0.1,
+    library: str = LIBRARY,
 ) -> Laboratory:
     """Let instruments work side by side, each asked again when it is done.
 
@@ -139,8 +145,10 @@ def laboratory(
     fails = np.cumprod(draws.random((budget, 3)) < failing, axis=1)
     failed = fails.sum(1)
     took = (took * np.c_[np.ones(budget), fails[:, :-1]]).sum(1)
-    learner, clock, running = Learner(features), 0.0, []
-    arms, begin, waiting = [], np.zeros(budget), set()
+    learner, clock, begin = Learner(features), 0.0, np.zeros(budget)
+    arms: list[int] = []
+    running: list[tuple[float, int]] = []
+    waiting: set[int] = set()
     with threadpool_limits(1):
         while running or len(arms) < budget:
             ready = not (rounds and running)

@@ -83,7 +83,7 @@ def measured(
 
 
 def _attempts(arm: dict[str, str], measure: Measure, retries: int) -> dict[str, Any]:
-    begin, value, faults = time.time(), None, []
+    begin, value, faults = time.time(), None, list[str]()
     while value is None and len(faults) <= retries:
         try:
             value = float(measure(arm, len(faults)))
