@@ -58,7 +58,7 @@ SMALL = {
     | {"toys": 2, "toy_steps": 4, "noise": 0.2, "level": 0.4},
     "18_closed_loop": {"seeds": 2, "first": 4, "device_budget": 6, "epochs": 2}
     | {"solvent_budget": 6, "least": 4, "unit": 0.01, "lab_budget": 6}
-    | {"labs": 2, "data_source": "twin"},
+    | {"data_source": "twin"},
 }
 # Other settings, where the computed sentences must be true as well: the paper's
 # tables with few epochs, and more seeds (`make readings`).

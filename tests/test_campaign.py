@@ -1,5 +1,6 @@
 """Campaigns: pools, policies, instruments that fail, and what a kill leaves."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from nestedae_utils import cli
-from nestedae_utils.chapters import replays
+from nestedae_utils.chapters import conavigation, replays
+from nestedae_utils.data import perovskites
 from nestedae_utils.errors import DataError, ParameterError
 from nestedae_utils.rerun import campaign, pools
 from nestedae_utils.rerun.execution import RunError
@@ -86,6 +88,41 @@ def test_noise_is_no_reason_to_recommend_a_lucky_arm():
     assert abs(replays.recommended(learner) - 4) <= 1
 
 
+def test_a_simulated_clock_lets_instruments_work_side_by_side():
+    x, y = arms(2, 40)
+    one, free, rounds = (
+        replays.laboratory(x, y, 4, 12, 0, *how, failing=0.3)
+        for how in ((1, False), (3, False), (3, True))
+    )
+    assert len(set(free.arms)) == len(set(rounds.arms)) == 12
+    np.testing.assert_array_equal(one.failed, free.failed)
+    assert one.failed.sum() > 0
+    np.testing.assert_allclose(one.end - one.begin, free.end - free.begin)
+    assert one.end.max() == pytest.approx((one.end - one.begin).sum())
+    at_work = (free.begin <= free.begin[:, None]) & (free.begin[:, None] < free.end)
+    assert at_work.sum(1).max() == 3
+    assert free.end.max() < rounds.end.max() < one.end.max()
+    begins, ends = rounds.begin.reshape(4, 3), rounds.end.reshape(4, 3)
+    assert (begins[1:].min(1) >= ends[:-1].max(1)).all()
+
+
+def test_latents_are_taught_by_what_was_measured_alone():
+    tables, others = conavigation.load("twin")
+    gaps = perovskites.band_gap_arrays(tables.band_gaps)
+    pool = conavigation.solvent_pool(others.binding)
+    lower = conavigation.materials_scale(gaps, 1)
+    known = [np.arange(6), np.arange(3, 12)]
+    hidden = [row + 9.0 if n > 11 else row for n, row in enumerate(pool.rows)]
+    one, two = (
+        conavigation.supervised(each, gaps, lower, known, 1)
+        for each in (pool, dataclasses.replace(pool, rows=hidden))
+    )
+    assert one.shape == (2, len(pool.rows), conavigation.LATENTS)
+    np.testing.assert_array_equal(one, two)
+    regret = conavigation.regret(pool, [replays.Replayed(known[0], known[0])])
+    np.testing.assert_allclose(regret[0], pool.values.max() - pool.values[:6])
+
+
 # --- pools ------------------------------------------------------------------------
 
 
@@ -119,6 +156,7 @@ def test_a_faulty_pool_is_told_in_one_line(table, change, words):
         (["--policy", "gredy"], "Did you mean 'greedy'?"),
         (["--instrument", "nowhere:f"], "instrument: 'nowhere:f' given"),
         (["--instruments", 0], "instruments: 0 given"),
+        (["--failing", 2], "failing: 2.0 given"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(
