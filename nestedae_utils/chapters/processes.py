@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import emcee
@@ -96,8 +96,8 @@ class Process:
     """A process around a mean function, with priors of its kernel.
 
     ``mean`` and the priors are those of `nestedae_utils.chapters.means`, one
-    length for each of the ``axes``.  ``source`` is that of this module, and
-    emcee's version, for the keys of what is kept on disk.
+    length for each of the ``axes``.  ``source`` is that of this module, for
+    the keys of what is kept on disk.
     """
 
     mean: Any
@@ -105,9 +105,7 @@ class Process:
     scale: Any
     noise: Any
     axes: int = 2
-    source: str = field(
-        default_factory=lambda: source_digest(__name__) + emcee.__version__, repr=False
-    )
+    source: str = field(default_factory=partial(source_digest, __name__), repr=False)
 
     @property
     def priors(self) -> dict[str, Any]:
