@@ -53,7 +53,7 @@ CASES = {
         "give one-hot blocks the scaling 'none'",
     ),
     "net": (lambda: fine(net="convolution"), "net: 'convolution' given"),
-    "code": (lambda: fine(code="vq"), "code: 'vq' given, one of 'plain'"),
+    "code": (lambda: fine(code="vk"), "code: 'vk' given, one of 'plain'"),
 }
 
 

@@ -319,7 +319,7 @@ def test_a_code_of_ones_own(monkeypatch):
         mean, log = columns.chunk(2, -1)
         return mean if noise is None else mean + noise * torch.exp(log / 2)
 
-    def penalty(columns, z, p):
+    def penalty(columns, z, p, weights):
         mean, log = columns.chunk(2, -1)
         return 0.01 * (mean**2 + log.exp() - log - 1).sum(-1) / 2
 

@@ -23,7 +23,7 @@ def shapes(scale: Scale) -> Shapes:
     for h in scale.heads:
         ends = scale.latent, h.width
         found |= NETS[h.net].shapes(f"head {h.name}", h.hidden, *ends, h.gain)
-    return found | code.shapes(scale.latent)
+    return found | code.shapes(scale.latent, scale.codebook)
 
 
 def parameter_shapes(scale: Scale) -> dict[str, tuple[int, int]]:
@@ -95,11 +95,12 @@ def row_losses(
     targets: Mapping[str, Tensor],
     masks: Mapping[str, Sequence[Tensor]],
     noise: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
     """Return every head's output and row losses, and the rows' total (R, n).
 
     The total is the weighted sum of the heads' losses and of the code's
-    penalty, without L1.
+    penalty, without L1; ``weights`` (R, n) are those of the rows in a batch.
     """
     code, columns = CODES[scale.code], columns_of(scale, p, x)
     z = code.apply(columns, noise, p)
@@ -107,7 +108,7 @@ def row_losses(
     rows = {h.name: LOSSES[h.loss](out[h.name], targets[h.name]) for h in scale.heads}
     total = torch.stack([h.weight * rows[h.name] for h in scale.heads]).sum(0)
     if code.penalty is not None:
-        total = total + code.penalty(columns, z, p)
+        total = total + scale.code_weight * code.penalty(columns, z, p, weights)
     return out, rows, total
 
 

@@ -131,7 +131,11 @@ class Step:
             self.leaves[name] = leaf.requires_grad_()
 
     def _passed(
-        self, rows: Tensor, masks: Sequence[Tensor], noise: Tensor | None
+        self,
+        rows: Tensor,
+        masks: Sequence[Tensor],
+        noise: Tensor | None,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return every row's loss (R, n), and its metrics (metrics, R, n)."""
         scale, ahead = self.job.scale, iter(masks)
@@ -142,7 +146,7 @@ class Step:
             for h in scale.heads
         }
         out, _, total = networks.row_losses(
-            scale, self.leaves, x, targets, by_head, noise
+            scale, self.leaves, x, targets, by_head, noise, weights
         )
         metrics: list[Tensor] = []
         for h in scale.heads:
@@ -154,7 +158,8 @@ class Step:
         """Take the step."""
         index, weights, noise, *masks = self.batch
         rows, scale = self.table[self.each, index], self.job.scale
-        total, metrics = self._passed(rows, masks, noise if noise.shape[-1] else None)
+        drawn = noise if noise.shape[-1] else None
+        total, metrics = self._passed(rows, masks, drawn, weights)
         loss = (total * weights).sum()
         if scale.l1:
             names = networks.penalised(scale)

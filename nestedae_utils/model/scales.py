@@ -222,7 +222,8 @@ class Scale(Declared):
     ``inputs`` stand in the order of the encoder's columns; ``l1`` is the
     factor of the sum of absolute weights (no biases) of the ``"encoder"`` or
     of ``"all"`` layers in the total loss; ``net`` and ``code`` are names in
-    ``NETS`` and ``CODES``.  Biases start at zero.
+    ``NETS`` and ``CODES``.  The code's penalty counts with ``code_weight``; its
+    ``codebook`` has so many rows, if it has one.  Biases start at zero.
     """
 
     name: Name
@@ -237,6 +238,8 @@ class Scale(Declared):
     initialisation: Initialisation = "xavier_normal"
     net: Net = "dense"
     code: Code = "plain"
+    code_weight: Factor = 1.0
+    codebook: Annotated[Whole, Field(ge=2)] = 100
 
     @model_validator(mode="after")
     def _together(self) -> Self:

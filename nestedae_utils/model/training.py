@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ import torch
 from nestedae_utils.errors import ParameterError, nearest
 from nestedae_utils.model import cache, dense, reference
 from nestedae_utils.model.jobs import Job, Trained, side_by_side
+from nestedae_utils.model.layers import CODES, LOSSES, NETS
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Scale
 
@@ -61,7 +63,12 @@ def train(
     table, columns = side_by_side(scale, inputs, targets)
     settings = epochs, batch_size, learning_rate, place
     job = Job(scale, table, columns, replicas, *settings)
-    keys = job.keys(path, cache.source_digest(__name__))
+    # a chapter's code, net or loss lies in a module of its own
+    parts: list[Any] = [CODES[scale.code].apply, NETS[scale.net].apply]
+    for head in scale.heads:
+        parts += [NETS[head.net].apply, LOSSES[head.loss]]
+    modules = sorted({__name__, *(part.__module__ for part in parts)})
+    keys = job.keys(path, "".join(map(cache.source_digest, modules)))
     results = {k: kept for k in dict.fromkeys(keys) if (kept := cache.load(k))}
     # equal replicas, draws of all rows say, are trained once
     missing = list({k: r for r, k in enumerate(keys) if k not in results}.values())
