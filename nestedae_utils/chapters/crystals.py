@@ -68,9 +68,7 @@ class Crystals:
         return pd.concat(parts, ignore_index=True)
 
 
-def load(
-    data_source: str, twins: Mapping[str, Callable[[], pd.DataFrame]]
-) -> Crystals:
+def load(data_source: str, twins: Mapping[str, Callable[[], pd.DataFrame]]) -> Crystals:
     """Return all tables, or their twins by name; errors as `tables.obtain`."""
     files = {
         f"candidate{k}": (f"tl_vae_candidates/CIF_{k}.cif", read_cif)

@@ -38,7 +38,7 @@ RECIPROCAL = {"vectors": 3, "angles": 1, "length": 1, "distance": 1, "planes": 1
 HEIGHT, WIDTH = 264, 60
 IMAGE = (60, 88, 3)
 CONTINUOUS = ("lattice", "angles", "positions")
-_HKL = np.array([h for h in itertools.product(range(-3, 4), repeat=3)])
+_HKL = np.array(list(itertools.product(range(-3, 4), repeat=3)))
 ALL_PLANES = _HKL[np.abs(_HKL).sum(1) <= 3]
 """The 63 planes with |h| + |k| + |l| <= 3."""
 PLANES = ALL_PLANES[np.abs(ALL_PLANES).max(1) < 3]
@@ -50,17 +50,18 @@ def _one_hot(places: NDArray, size: int) -> NDArray:
     return (places[..., None] == np.arange(size)).astype(np.float32)
 
 
-def _elements() -> NDArray:
-    """Return every element's one-hot properties, (104, 130)."""
+def _bins() -> NDArray:
+    """Return every element's bins by atomic number, (104, 13); -1 for none."""
     table = pd.read_csv(DATA / "elements.csv", keep_default_na=False)
-    bins = table[list(BINS)].apply(pd.to_numeric).fillna(-1).to_numpy(int)
-    parts = [_one_hot(b, n) for b, n in zip(bins.T, BINS.values(), strict=True)]
-    found = np.zeros((104, 130), np.float32)
-    found[table["number"]] = np.hstack(parts)
+    found = np.full((104, len(BINS)), -1)
+    found[table["number"]] = table[list(BINS)].apply(pd.to_numeric).fillna(-1)
     return found
 
 
-PROPERTIES = _elements()
+PLACES = _bins()
+PROPERTIES = np.hstack(
+    [_one_hot(b, n) for b, n in zip(PLACES.T, BINS.values(), strict=True)]
+)
 """One-hot properties by atomic number, (104, 130)."""
 
 
@@ -163,7 +164,8 @@ class Range(NamedTuple):
         for name in CONTINUOUS:
             one_hot[DIRECT[name]] = False
         low[one_hot, :3], high[one_hot, :3] = 0, 1
-        span = np.where(high > low, high - low, 1)
+        # what rounding leaves of a constant is no span
+        span = np.where(high - low > 1e-5, high - low, 1)
         return cls(low, span)
 
     def scale(self, values: NDArray) -> NDArray:
@@ -187,6 +189,22 @@ def invert(values: NDArray) -> dict[str, NDArray]:
         "lattice": direct[:, DIRECT["lattice"]],
         "positions": np.where(inside, direct[:, DIRECT["positions"]], 0),
     }
+
+
+def numbers(cells: Cells) -> NDArray:
+    """Return 47 numbers of a cell: 39 bins, those of A, B and X, and its shape.
+
+    The shape is a, b, c (angstrom), the angles (degrees), the atoms and the
+    volume of an atom (cubic angstrom).
+    """
+    order = cells["site"].argsort(1)
+    bins = PLACES[np.take_along_axis(cells["number"], order, 1)]
+    lattice, atoms = cells["lattice"], cells["atoms"][:, None]
+    edges = np.linalg.norm(lattice, axis=-1)
+    volume = np.abs(np.linalg.det(lattice))[:, None] / atoms
+    count = len(atoms)
+    parts = [bins.reshape(count, 39), edges, angles(lattice), atoms, volume]
+    return np.hstack(parts)
 
 
 # --- the direct space as blocks of a scale ----------------------------------

@@ -36,6 +36,8 @@ TOLERANCE = 0.7, 1.1
 """Goldschmidt's factors that pass (doi:10.1007/BF01507527)."""
 BOND = 1.25
 """A neighbour is one within this share of the site's shortest bond."""
+REACH = 4.5
+"""Angstrom within which neighbours are looked for."""
 
 
 # --- points -------------------------------------------------------------------
@@ -153,22 +155,23 @@ def species(cells: Cells, row: int) -> NDArray:
     return np.repeat(cells["number"][row], counts)[: cells["atoms"][row]]
 
 
-def between(lattice: NDArray, positions: NDArray, reach: float) -> NDArray:
-    """Return distances (n, n, images) in angstrom; all within reach are among them.
+def between(lattice: NDArray, first: NDArray, second: NDArray, reach: float) -> NDArray:
+    """Return distances (n, m, images) in angstrom; all within reach are among them.
 
-    As many images on each side as the planes' distances ask for, also in
-    skewed cells; an atom's distance to itself is infinite.
+    Between places (n, 3) and (m, 3), with as many images on each side as the
+    planes' distances ask for, also in skewed cells.  An atom's distance to
+    itself is infinite.
     """
     spacing = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
     shells = np.minimum(np.ceil(reach / spacing + 0.5), 6).astype(int)
     ranges = [np.arange(-n, n + 1) for n in shells]
     images = np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 3)
-    apart = positions[:, None] - positions[None]
+    apart = first[:, None] - second[None]
     apart -= np.round(apart)
     found = np.linalg.norm((apart[:, :, None] + images) @ lattice, axis=-1)
-    own = found < 1e-9
-    own &= np.eye(len(positions), dtype=bool)[:, :, None]
-    return np.where(own, np.inf, found)
+    if first is second:  # an atom and itself, not its images
+        found[np.arange(len(first)), np.arange(len(first)), len(images) // 2] = np.inf
+    return found
 
 
 def _each(cells: Cells) -> Iterator[tuple[int, NDArray, NDArray, NDArray]]:
@@ -185,7 +188,7 @@ def geometry(cells: Cells) -> NDArray:
         volume = abs(np.linalg.det(lattice)) / len(places)
         if VOLUMES[0] <= volume <= VOLUMES[1]:
             sums = COVALENT[numbers][:, None] + COVALENT[numbers]
-            nearest = between(lattice, places, 3.2).min(-1)
+            nearest = between(lattice, places, places, 3.2).min(-1)
             found[row] = bool((nearest >= CLOSEST * sums).all())
     return found
 
@@ -196,12 +199,13 @@ def bonds(cells: Cells) -> tuple[NDArray, list[dict[str, list[int]]]]:
     By symbol a list, one number an atom: the X within `BOND` times its
     shortest bond to X.
     """
+    abx = by_site(cells)
     shortest, around = np.full(len(cells["atoms"]), np.nan), []
     for row, lattice, places, numbers in _each(cells):
-        x = numbers == by_site(cells)[row, 2]
-        apart = between(lattice, places, 6.0)
-        shortest[row] = apart[x][:, x].min()
-        to_x = apart[~x][:, x].reshape((~x).sum(), -1)
+        x = numbers == abx[row, 2]
+        anions = places[x]
+        shortest[row] = between(lattice, anions, anions, REACH).min()
+        to_x = between(lattice, places[~x], anions, REACH).reshape((~x).sum(), -1)
         counts = (to_x <= BOND * to_x.min(1, keepdims=True)).sum(1)
         found: dict[str, list[int]] = {}
         for z, count in zip(numbers[~x], counts, strict=True):
@@ -215,15 +219,14 @@ def connected(cells: Cells) -> NDArray:
 
     One cation has six X each (see `bonds`), and each X has two of them.
     """
-    found = np.zeros(len(cells["atoms"]), bool)
+    found, abx = np.zeros(len(cells["atoms"]), bool), by_site(cells)
     for row, lattice, places, numbers in _each(cells):
-        a, b, x = by_site(cells)[row]
-        apart = between(lattice, places, 6.0)
+        a, b, x = abx[row]
         for cation in {a, b} - {x}:
             some, anions = numbers == cation, numbers == x
             if not some.any() or not anions.any():
                 continue
-            to_x = apart[some][:, anions]
+            to_x = between(lattice, places[some], places[anions], REACH)
             near = to_x <= BOND * to_x.min((1, 2), keepdims=True)
             six, two = near.sum((1, 2)) == 6, near.sum((0, 2)) == 2
             found[row] |= bool(six.all() and two.all())

@@ -7,18 +7,13 @@ Importing this module registers the net ``conv``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.metrics import f1_score, r2_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 
-from nestedae_utils.errors import DataError
 from nestedae_utils.model.layers import ACTIVATIONS, NETS, Net, Parameters, Shapes
-from nestedae_utils.model.replicas import Replicas, Split
 from nestedae_utils.model.scales import Block, Head, Scale
 
 ELEMENTS = ("element1", "element2", "element3")
@@ -180,104 +175,3 @@ def forward(
         latent_activation="relu",
         net=net,
     )
-
-
-# --- rows ---------------------------------------------------------------------
-
-
-def classes(energy: NDArray, threshold: float) -> NDArray:
-    """Return what is stable, one-hot (n, 2); DataError if all rows are alike."""
-    stable = (np.asarray(energy) <= threshold).astype(int)
-    if len(set(stable.tolist())) < 2:
-        told = f"threshold: {threshold:g} eV/atom leaves one class; a value within "
-        low, high = np.min(energy), np.max(energy)
-        raise DataError(f"{told}{low:.3g} to {high:.3g} is allowed.")
-    return np.eye(2)[stable]
-
-
-def folds(groups: NDArray, count: int = 5, seed: int = 0) -> list[Split]:
-    """Return for every fold its (training, held-out) rows, by whole groups.
-
-    The groups are dealt in a random order to the fold with the fewest rows.
-    """
-    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    held = np.zeros(count)
-    of_group = np.empty(len(sizes), int)
-    for one in np.random.default_rng(seed).permutation(len(sizes)):
-        of_group[one] = held.argmin()
-        held[of_group[one]] += sizes[one]
-    fold = of_group[group]
-    return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(count)]
-
-
-def thirds(splits: Sequence[Split], count: int, seeds: int = 1) -> Replicas:
-    """Return replicas trained on three folds of five, and tested on another.
-
-    The fold that follows the tested one is left for validation.
-    """
-    some = []
-    for k in range(count):
-        spared = splits[(k + 1) % len(splits)][1]
-        some.append((np.setdiff1d(splits[k][0], spared), splits[k][1]))
-    return Replicas.cross(some, seeds)
-
-
-# --- scores -------------------------------------------------------------------
-
-
-def scores(energy: NDArray, predicted: NDArray, threshold: float) -> dict[str, float]:
-    """Return MAE, RMSE (eV/atom), R2, F1 and AUC of predicted energies (n,).
-
-    Stable is what lies at or below the threshold; the AUC is that of minus
-    the energy.
-    """
-    away, stable = predicted - energy, energy <= threshold
-    return {
-        "mae": float(np.abs(away).mean()),
-        "rmse": float(np.sqrt((away**2).mean())),
-        "r2": float(r2_score(energy, predicted)),
-        "f1": float(f1_score(stable, predicted <= threshold)),
-        "auc": float(roc_auc_score(stable, -predicted)),
-    }
-
-
-def resampled(
-    statistic: Callable[..., float],
-    groups: NDArray,
-    *columns: NDArray,
-    draws: int = 300,
-) -> tuple[float, float]:
-    """Return a 95 % interval of a statistic of columns (n,), groups redrawn."""
-    _, group = np.unique(groups, return_inverse=True)
-    members = np.split(np.argsort(group, kind="stable"), np.bincount(group).cumsum())
-    random, found = np.random.default_rng(0), []
-    for _ in range(draws):
-        some = random.integers(0, len(members) - 1, len(members) - 1)
-        rows = np.concatenate([members[one] for one in some])
-        found.append(statistic(*(column[rows] for column in columns)))
-    low, high = np.percentile(found, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def neighbours(
-    z: NDArray, values: NDArray, seen: NDArray, held: NDArray, count: int = 10
-) -> float:
-    """Return R2 of the mean value of a held-out row's nearest training rows."""
-    apart = torch.cdist(torch.tensor(z[held]), torch.tensor(z[seen]))
-    near = apart.topk(count, largest=False).indices.numpy()
-    return float(r2_score(values[held], values[seen][near].mean(1)))
-
-
-def axes(z: NDArray, stable: NDArray) -> NDArray:
-    """Return each latent's AUC for stability, of either sign, (latent,)."""
-    found = np.array([roc_auc_score(stable, column) for column in z.T])
-    return np.maximum(found, 1 - found)
-
-
-def by_class(table: Mapping[str, NDArray], energy: NDArray, threshold: float) -> dict:
-    """Return a table with the targets ``energy`` and ``stable`` beside."""
-    return {
-        **table,
-        "energy": energy[:, None],
-        "stable": classes(energy, threshold),
-    }
