@@ -137,7 +137,7 @@ def read_cif(path: str | Path) -> pd.DataFrame:
     if len(order) != 3 or sorted(counts) != [min(counts)] * 2 + [3 * min(counts)]:
         raise DataError(f"{path}: no ABX3 found, three elements, 1:1:3, are allowed.")
     x = counts.index(max(counts))
-    for k, (symbol, count) in enumerate(zip(order, counts, strict=True)):
+    for k, symbol in enumerate(order):
         row[SPECIES[k]] = symbol
         row[ROLES[k]] = "X" if k == x else "AB"[k - (k > x)]
     units = [f"{s}{'3' if k == x else ''}" for k, s in enumerate(order)]

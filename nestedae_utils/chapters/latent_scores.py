@@ -126,6 +126,11 @@ def scores(energy: NDArray, predicted: NDArray, threshold: float) -> dict[str, f
     }
 
 
+def auc(kind: NDArray, score: NDArray) -> float:
+    """Return the area under the ROC curve; one half where all are alike."""
+    return float(roc_auc_score(kind, score)) if len(set(kind.tolist())) > 1 else 0.5
+
+
 def resampled(
     statistic: Callable[..., float],
     groups: NDArray,
@@ -144,13 +149,21 @@ def resampled(
     return float(low), float(high)
 
 
+def of_neighbours(
+    z: NDArray, values: NDArray, seen: NDArray, held: NDArray, count: int = 10
+) -> NDArray:
+    """Return the mean value of each held-out row's nearest training rows."""
+    apart = torch.cdist(torch.tensor(z[held]), torch.tensor(z[seen]))
+    near = apart.topk(min(count, len(seen)), largest=False).indices.numpy()
+    return values[seen][near].mean(1)
+
+
 def neighbours(
     z: NDArray, values: NDArray, seen: NDArray, held: NDArray, count: int = 10
 ) -> float:
-    """Return R2 of the mean value of a held-out row's nearest training rows."""
-    apart = torch.cdist(torch.tensor(z[held]), torch.tensor(z[seen]))
-    near = apart.topk(count, largest=False).indices.numpy()
-    return float(r2_score(values[held], values[seen][near].mean(1)))
+    """Return R2 of what :func:`of_neighbours` gives."""
+    guess = of_neighbours(z, values, seen, held, count)
+    return float(r2_score(values[held], guess))
 
 
 def axes(z: NDArray, stable: NDArray) -> NDArray:

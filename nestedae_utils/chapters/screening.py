@@ -24,12 +24,12 @@ from scipy.spatial import cKDTree
 
 Cells = Mapping[str, NDArray]
 STANDARDS = {
-    "NdAlO3, trigonal": ("NdAlO3", "R-3c", 10),
-    "NaNbO3, tetragonal": ("NaNbO3", "P4/mbm", 10),
-    "CaTiO3, tetragonal": ("TiO3Ca", "I4/mcm", 10),
-    "SrTiO3, cubic": ("SrTiO3", "Pm-3m", 5),
+    "NdAlO3, trigonal": ("AlNd O3", "R-3c", 10),
+    "NaNbO3, tetragonal": ("NaNb O3", "P4/mbm", 10),
+    "CaTiO3, tetragonal": ("CaTi O3", "I4/mcm", 10),
+    "SrTiO3, cubic": ("SrTi O3", "Pm-3m", 5),
 }
-"""The paper's three standards, and the ideal one: formula, space group, atoms."""
+"""The paper's three standards, and the ideal one: composition, space group, atoms."""
 LOOSE = {"ltol": 0.5, "stol": 0.5, "angle_tol": 15}
 """pymatgen's tolerances, each wider than its default (0.2, 0.3, 5)."""
 COLOURS = ("#0173b2", "#de8f05", "#cc3311")
