@@ -49,6 +49,8 @@ SMALL = {
     | {"device_epochs": 1},
     "14_interpretation": TWIN
     | {"side_seeds": 3, "small": 0.02, "background": 4, "repeats": 2},
+    "16_target_learning": {"folds": 1, "epochs": 2, "image_epochs": 1, "latent": 8}
+    | {"hidden": 16, "pairs": 10, "threshold": -1.4, "data_source": "twin"},
 }
 # What these state does not depend on their parameters: no look at that.
 SAME = {"01_autoencoders", "02_synthetic_data", "04_perovskite_data"}

@@ -33,6 +33,8 @@ WRONG = [
     ("13_three_scales", {"sizes": "10, 4"}, "sizes: 4 given"),
     ("14_interpretation", {"seeds": 1}, "from 2 to 200"),
     ("14_interpretation", {"backgrounds": 9}, "'background'"),
+    ("16_target_learning", {"folds": 6}, "from 1 to 5"),
+    ("16_target_learning", {"thresholds": -1.0}, "'threshold'"),
 ]
 EACH = pytest.mark.parametrize("name", SMALL)
 

@@ -77,6 +77,8 @@ def cells(seed: int = 0, rows: int = 700, first: int = 0) -> pd.DataFrame:
         tilt = 0.0 if cubic else wanted * random.uniform(0.5, 1.2)
         edge = 2 * (RADII[b] + RADII[x]) * random.uniform(0.97, 1.03)
         lattice, places = tilted(repeat, edge, tilt)
+        # every other cell is sheared
+        lattice[1] += random.choice([0.0, random.uniform(-0.1, 0.1)]) * lattice[0]
         energy = -0.4 - WEIGHTS[a] - WEIGHTS[b] - WEIGHTS[x] + 6 * (t - 0.92) ** 2
         energy += 0.1 * abs(tilt - wanted) + 0.08 * random.standard_normal()
         hull = random.exponential(0.06) + (t - 0.92) ** 2
@@ -85,7 +87,8 @@ def cells(seed: int = 0, rows: int = 700, first: int = 0) -> pd.DataFrame:
         row |= {f"element{k}": word for k, word in enumerate((a, b, x), 1)}
         row |= {f"site{k}": word for k, word in enumerate("ABX", 1)}
         row |= dict(zip("abc", np.linalg.norm(lattice, axis=1), strict=True))
-        row |= {"alpha": 90.0, "beta": 90.0, "gamma": 90.0}
+        cosine = lattice[0] @ lattice[1] / (row["a"] * row["b"])
+        row |= {"alpha": 90.0, "beta": 90.0, "gamma": np.degrees(np.arccos(cosine))}
         flat = np.zeros(120)
         flat[: places.size] = places.round(6).ravel()
         names = [f"{axis}{atom}" for atom in range(1, 41) for axis in "xyz"]
