@@ -108,9 +108,10 @@ def hulls() -> pd.DataFrame:
 
 
 def candidate(place: int) -> pd.DataFrame:
-    """Return a tilted cell of ten atoms, shaken, as if it were generated."""
-    drawn = cells(100 + place, 60)
-    one = drawn[drawn["atoms"] == 10].iloc[[0]].reset_index(drop=True)
+    """Return a tilted oxide cell of ten atoms, shaken, as if it were generated."""
+    drawn = cells(100 + place, 300)
+    oxide = (drawn["atoms"] == 10) & (drawn["element3"] == "O")
+    one = drawn[oxide].iloc[[0]].reset_index(drop=True)
     names = [f"{axis}{atom}" for atom in range(1, 11) for axis in "xyz"]
     shaken = np.random.default_rng(place).normal(0, 0.08, 30)
     one.loc[0, names] = one.loc[0, names].to_numpy(float) + shaken

@@ -217,10 +217,14 @@ def bonds(cells: Cells) -> tuple[NDArray, list[dict[str, list[int]]]]:
 def connected(cells: Cells) -> NDArray:
     """Return which cells (n,) are built of octahedra that share all corners.
 
-    One cation has six X each (see `bonds`), and each X has two of them.
+    One cation has six X each (see `bonds`), and each X has two of them, in a cell
+    of a sound volume.
     """
     found, abx = np.zeros(len(cells["atoms"]), bool), by_site(cells)
     for row, lattice, places, numbers in _each(cells):
+        volume = abs(np.linalg.det(lattice)) / len(places)
+        if not VOLUMES[0] <= volume <= VOLUMES[1]:
+            continue
         a, b, x = abx[row]
         for cation in {a, b} - {x}:
             some, anions = numbers == cation, numbers == x

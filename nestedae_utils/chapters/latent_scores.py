@@ -132,12 +132,15 @@ def auc(kind: NDArray, score: NDArray) -> float:
 
 
 def resampled(
-    statistic: Callable[..., float],
+    statistic: Callable[..., float | NDArray],
     groups: NDArray,
     *columns: NDArray,
     draws: int = 300,
-) -> tuple[float, float]:
-    """Return a 95 % interval of a statistic of columns (n,), groups redrawn."""
+) -> tuple[NDArray, NDArray]:
+    """Return the ends of the 95 % interval of a statistic of columns (n,).
+
+    Groups of rows are drawn together; the statistic may be several numbers.
+    """
     _, group = np.unique(groups, return_inverse=True)
     members = np.split(np.argsort(group, kind="stable"), np.bincount(group).cumsum())
     random, found = np.random.default_rng(0), []
@@ -145,8 +148,8 @@ def resampled(
         some = random.integers(0, len(members) - 1, len(members) - 1)
         rows = np.concatenate([members[one] for one in some])
         found.append(statistic(*(column[rows] for column in columns)))
-    low, high = np.percentile(found, [2.5, 97.5])
-    return float(low), float(high)
+    low, high = np.percentile(found, [2.5, 97.5], axis=0)
+    return low, high
 
 
 def of_neighbours(
