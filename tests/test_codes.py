@@ -31,16 +31,15 @@ def scale(code="plain", **changes):
 def passed(one, p, x, **given):
     """Return the loss of a batch and the slopes of all parameters."""
     leaves = {k: v.clone().requires_grad_() for k, v in p.items()}
-    total = networks.row_losses(one, leaves, x, {"x": x}, {"x": []}, **given)[-1]
+    total = networks.row_losses(one, leaves, x, [x], **given)[0]
     loss = total.mean(-1).sum()
     slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     return loss.detach(), dict(zip(leaves, slopes, strict=True))
 
 
 def setup(one, seed=0):
-    p = networks.tensors(
-        {k: v[None] for k, v in networks.initial(one, seed).items()}, 1, torch.float64
-    )
+    drawn = networks.initial(one, seed)
+    p = {k: torch.tensor(v[None], dtype=torch.float64) for k, v in drawn.items()}
     return p, torch.tensor(tables()["x"])[None]
 
 

@@ -33,6 +33,9 @@ WRONG = [
     ("13_three_scales", {"sizes": "10, 4"}, "sizes: 4 given"),
     ("14_interpretation", {"seeds": 1}, "from 2 to 200"),
     ("14_interpretation", {"backgrounds": 9}, "'background'"),
+    ("15_element_codes", {"latent": 0}, "latent: 0 given"),
+    ("15_element_codes", {"codebook": 1}, "codebook: 1 given"),
+    ("15_element_codes", {"discrepancy": -1.0}, "discrepancy: -1.0 given"),
     ("16_target_learning", {"folds": 6}, "from 1 to 5"),
     ("16_target_learning", {"thresholds": -1.0}, "'threshold'"),
 ]

@@ -29,7 +29,7 @@ from nestedae_utils.data import tables
 from nestedae_utils.data.files import DATA
 from nestedae_utils.errors import DataError, nearest
 
-ELEMENTS = pd.read_csv(DATA / "elements.csv", keep_default_na=False).set_index("symbol")
+ELEMENTS = pd.read_csv(DATA / "element_bins.csv", keep_default_na=False).set_index("symbol")
 SITES = ("A", "B", "X")
 ANIONS = ("H", "N", "O", "F", "S", "Cl", "Se", "Br", "Te", "I")
 MOST = 20

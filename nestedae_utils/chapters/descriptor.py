@@ -52,7 +52,7 @@ def _one_hot(places: NDArray, size: int) -> NDArray:
 
 def _bins() -> NDArray:
     """Return every element's bins by atomic number, (104, 13); -1 for none."""
-    table = pd.read_csv(DATA / "elements.csv", keep_default_na=False)
+    table = pd.read_csv(DATA / "element_bins.csv", keep_default_na=False)
     found = np.full((104, len(BINS)), -1)
     found[table["number"]] = table[list(BINS)].apply(pd.to_numeric).fillna(-1)
     return found

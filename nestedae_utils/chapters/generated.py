@@ -20,7 +20,7 @@ from pymatgen.core import Element
 from nestedae_utils.data.files import DATA
 
 Cells = Mapping[str, NDArray]
-_TABLE = pd.read_csv(DATA / "elements.csv", keep_default_na=False)
+_TABLE = pd.read_csv(DATA / "element_bins.csv", keep_default_na=False)
 SYMBOLS = ("", *_TABLE["symbol"])
 COVALENT, IONIC = (
     np.concatenate([[np.nan], pd.to_numeric(_TABLE[f"{kind}_pm"]) / 100])

@@ -5,15 +5,15 @@ and a declaration may then name it.  Parameters are tensors by name with a
 leading axis R, the replicas.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+Arrays = dict[str, np.ndarray]
 Parameters = Mapping[str, Tensor]
 Shapes = dict[str, tuple[int, int, float]]
 """By a layer's name its rows, its columns and its gain."""
