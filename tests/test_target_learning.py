@@ -66,11 +66,7 @@ def test_slerp():
 def test_points_are_where_their_names_say():
     stable = np.random.default_rng(0).normal(5, 1, (30, 4))
     found = generated.points(stable, stable, 40, 3, 0)
-    assert (
-        len(found["SLERP"])
-        == len(found["straight line"])
-        == 3 * (len(found["SLERP"]) // 3)
-    )
+    assert {len(own) for own in found.values()} == {120}
     assert np.abs(found["fitted Gaussian"].mean(0) - 5).max() < 1
     assert np.abs(found["prior N(0, 1)"].mean(0)).max() < 0.5
 
@@ -106,7 +102,6 @@ def test_matching_ignores_origin_elements_and_size(tmp_path):
     moved = perovskite(edge=4.2, symbols=("K", "Mg", "F"))
     moved["positions"][0, :5] = (moved["positions"][0, :5] + 0.3) % 1
     assert screening.is_like(one, screening.structure(moved, 0))
-    assert list(screening.same_crystals([one, one])) == [0, 0]
     assert screening.space_group(one) == "Pm-3m"
     path = screening.write_cif(one, tmp_path / "a.cif", "of a test")
     assert path.read_text().startswith("# of a test\n# generated using pymatgen")

@@ -70,21 +70,20 @@ def points(
     """Return points to decode by how they were made, each (m, latent).
 
     Between ``pairs`` of the ``stable`` points, ``steps`` within each; as many
-    around stable ones with a deviation of 0.4 (doi:10.1016/j.matt.2021.11.032),
-    from a normal distribution fitted to ``every`` training point, and from
-    N(0, 1).  The stable points themselves stand first.
+    of these themselves, around them with a deviation of 0.4
+    (doi:10.1016/j.matt.2021.11.032), from a normal distribution fitted to
+    ``every`` training point, and from N(0, 1).
     """
     random = np.random.default_rng(seed)
-    ends = [random.permutation(len(stable)) for _ in range(2)]
-    a, b = (stable[np.resize(end, pairs)] for end in ends)
-    apart = (a != b).any(1)
-    a, b = a[apart], b[apart]
-    t, count = np.arange(1, steps + 1) / (steps + 1), len(a) * steps
+    first = random.integers(0, len(stable), pairs)
+    second = (first + random.integers(1, len(stable), pairs)) % len(stable)
+    a, b = stable[first], stable[second]
+    t, count = np.arange(1, steps + 1) / (steps + 1), pairs * steps
     noise = random.standard_normal((3, count, stable.shape[1]))
     around = stable[random.integers(0, len(stable), count)]
     spread = np.linalg.cholesky(np.cov(every.T) + 1e-9 * np.eye(every.shape[1]))
     return {
-        "stable points, decoded": stable,
+        "stable points, decoded": around,
         "SLERP": slerp(a, b, t).reshape(count, -1),
         "straight line": straight(a, b, t).reshape(count, -1),
         "Gaussian 0.4": around + 0.4 * noise[0],

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score, r2_score, roc_auc_score
+from scipy.stats import rankdata
+from sklearn.metrics import r2_score
 
 from nestedae_utils.errors import DataError
 from nestedae_utils.model.replicas import Replicas, Split
@@ -110,66 +111,66 @@ def table1(
 # --- scores of what is predicted ---------------------------------------------
 
 
-def scores(energy: NDArray, predicted: NDArray, threshold: float) -> dict[str, float]:
-    """Return MAE, RMSE (eV/atom), R2, F1 and AUC of predicted energies (n,).
+def auc(kind: NDArray, score: NDArray) -> float:
+    """Return the area under the ROC curve; one half where all are alike.
+
+    The Mann-Whitney statistic: the share of pairs in the right order.
+    """
+    kind = np.asarray(kind, bool)
+    ones, zeros = int(kind.sum()), int((~kind).sum())
+    if not ones * zeros:
+        return 0.5
+    above = rankdata(score)[kind].sum() - ones * (ones + 1) / 2
+    return float(above / (ones * zeros))
+
+
+def metrics(threshold: float) -> dict[str, Callable[[NDArray, NDArray], float]]:
+    """Return MAE, RMSE (eV/atom), R2, F1 and AUC of energies and predictions (n,).
 
     Stable is what lies at or below the threshold; the AUC is that of minus
     the energy.
     """
-    away, stable = predicted - energy, energy <= threshold
+
+    def f1(energy: NDArray, predicted: NDArray) -> float:
+        true, said = energy <= threshold, predicted <= threshold
+        return 2 * float((true & said).sum()) / max(1, int(true.sum() + said.sum()))
+
     return {
-        "mae": float(np.abs(away).mean()),
-        "rmse": float(np.sqrt((away**2).mean())),
-        "r2": float(r2_score(energy, predicted)),
-        "f1": float(f1_score(stable, predicted <= threshold)),
-        "auc": float(roc_auc_score(stable, -predicted)),
+        "mae": lambda e, p: float(np.abs(p - e).mean()),
+        "rmse": lambda e, p: float(np.sqrt(((p - e) ** 2).mean())),
+        "r2": lambda e, p: float(1 - ((p - e) ** 2).sum() / ((e - e.mean()) ** 2).sum()),
+        "f1": f1,
+        "auc": lambda e, p: auc(e <= threshold, -p),
     }
 
 
-def auc(kind: NDArray, score: NDArray) -> float:
-    """Return the area under the ROC curve; one half where all are alike."""
-    return float(roc_auc_score(kind, score)) if len(set(kind.tolist())) > 1 else 0.5
-
-
-def resampled(
-    statistic: Callable[..., float | NDArray],
-    groups: NDArray,
-    *columns: NDArray,
-    draws: int = 300,
-) -> tuple[NDArray, NDArray]:
-    """Return the ends of the 95 % interval of a statistic of columns (n,).
-
-    Groups of rows are drawn together; the statistic may be several numbers.
-    """
-    _, group = np.unique(groups, return_inverse=True)
-    members = np.split(np.argsort(group, kind="stable"), np.bincount(group).cumsum())
-    random, found = np.random.default_rng(0), []
-    for _ in range(draws):
-        some = random.integers(0, len(members) - 1, len(members) - 1)
-        rows = np.concatenate([members[one] for one in some])
-        found.append(statistic(*(column[rows] for column in columns)))
-    low, high = np.percentile(found, [2.5, 97.5], axis=0)
-    return low, high
-
-
-def of_neighbours(
-    z: NDArray, values: NDArray, seen: NDArray, held: NDArray, count: int = 10
-) -> NDArray:
-    """Return the mean value of each held-out row's nearest training rows."""
-    apart = torch.cdist(torch.tensor(z[held]), torch.tensor(z[seen]))
-    near = apart.topk(min(count, len(seen)), largest=False).indices.numpy()
-    return values[seen][near].mean(1)
+def scores(energy: NDArray, predicted: NDArray, threshold: float) -> dict[str, float]:
+    """Return all `metrics` of predicted energies (n,) by name."""
+    return {n: score(energy, predicted) for n, score in metrics(threshold).items()}
 
 
 def neighbours(
     z: NDArray, values: NDArray, seen: NDArray, held: NDArray, count: int = 10
 ) -> float:
-    """Return R2 of what :func:`of_neighbours` gives."""
-    guess = of_neighbours(z, values, seen, held, count)
-    return float(r2_score(values[held], guess))
+    """Return R2 of the mean value of each held-out row's nearest training rows."""
+    apart = torch.cdist(torch.tensor(z[held]), torch.tensor(z[seen]))
+    near = apart.topk(min(count, len(seen)), largest=False).indices.numpy()
+    return float(r2_score(values[held], values[seen][near].mean(1)))
 
 
 def axes(z: NDArray, stable: NDArray) -> NDArray:
     """Return each latent's AUC for stability, of either sign, (latent,)."""
-    found = np.array([roc_auc_score(stable, column) for column in z.T])
+    found = np.array([auc(stable, column) for column in z.T])
     return np.maximum(found, 1 - found)
+
+
+def best_axes(z: NDArray, stable: NDArray, seen: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the two latents that part the training rows best, and their sum (n,).
+
+    The sum is of both, turned so that stable rows lie high, in standard
+    deviations of the training rows.
+    """
+    best = axes(z[seen], stable[seen]).argsort()[-2:]
+    own, good = z[seen][:, best], stable[seen]
+    up = np.where(own[good].mean(0) > own[~good].mean(0), 1, -1)
+    return best, (z[:, best] * up / own.std(0)).sum(1)

@@ -70,18 +70,6 @@ def similar(cells: Cells, row: int, standard: Cells, place: int) -> float:
     return float(np.abs(a - b).mean())
 
 
-def same_crystals(some: Sequence[Structure]) -> NDArray:
-    """Return for each structure the place of the first that is the same."""
-    matcher, first = StructureMatcher(), np.arange(len(some))
-    for k, one in enumerate(some):
-        for j in range(k):
-            equal = some[j].composition == one.composition
-            if first[j] == j and equal and matcher.fit(some[j], one):
-                first[k] = j
-                break
-    return first
-
-
 def relatives(
     found: NDArray, known: NDArray, names: Sequence[str]
 ) -> tuple[list[str], NDArray]:
