@@ -178,15 +178,23 @@ def resampled(
         np.arange(count) if groups is None else groups, return_inverse=True
     )
     order, sizes = np.argsort(group, kind="stable"), np.bincount(group)
-    members = np.split(order, np.cumsum(sizes)[:-1])
+    first = np.cumsum(sizes) - sizes
     found = np.empty(RESAMPLES)
     for draw in range(RESAMPLES):
-        some = random.integers(0, len(members), len(members))
-        places = np.concatenate([members[one] for one in some])
+        some = random.integers(0, len(sizes), len(sizes))
+        drawn = sizes[some]
+        away = np.repeat(first[some] - np.cumsum(drawn) + drawn, drawn)
+        places = order[away + np.arange(len(away))]
         labels = [np.repeat(np.arange(len(some)), sizes[some])][: int(labelled)]
         found[draw] = statistic(*(one[places] for one in taken), *labels)
     value = float(statistic(*taken, *[group][: int(labelled)]))
-    return Estimate(value, None, count, _percentiles(found, len(members), value))
+    return Estimate(value, None, count, _percentiles(found, len(sizes), value))
+
+
+def r2(true: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the share of the variance of (n,) that each of (n, k) explains, mean."""
+    left = ((predicted - true[:, None]) ** 2).mean(0)
+    return float(1 - left.mean() / true.var())
 
 
 def unanimous(found: Estimate, blocks: int, other: float) -> Estimate:
@@ -281,3 +289,10 @@ def paired(first: np.ndarray, second: np.ndarray, share: float = 0.0) -> Paired:
     away = np.asarray(first, float) - np.asarray(second, float)
     value, reach = float(away.mean()), _reach(away, share)
     return Paired(value, value - reach, value + reach, int((away < 0).sum()), len(away))
+
+
+def verdict(low: float, high: float, first: str = "nested", of: str = "rows") -> str:
+    """Say what an interval of the first less another error says."""
+    if low <= 0 <= high:
+        return f"no difference that these {of} could show"
+    return f"{first} is {'better' if high < 0 else 'worse'}"
