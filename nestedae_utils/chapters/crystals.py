@@ -29,7 +29,7 @@ from nestedae_utils.data import tables
 from nestedae_utils.data.files import DATA
 from nestedae_utils.errors import DataError, nearest
 
-ELEMENTS = pd.read_csv(DATA / "element_bins.csv", keep_default_na=False).set_index("symbol")
+ELEMENTS = pd.read_csv(DATA / "element_bins.csv", index_col=0, keep_default_na=False)
 SITES = ("A", "B", "X")
 ANIONS = ("H", "N", "O", "F", "S", "Cl", "Se", "Br", "Te", "I")
 MOST = 20
@@ -212,14 +212,14 @@ def vectors(frame: pd.DataFrame) -> NDArray:
 def cells(frame: pd.DataFrame, where: str = "cells") -> Cells:
     """Return the arrays of cells of at most 20 atoms; raises as `check`."""
     check(frame, where)
-    positions = frame[PLACES[: 3 * MOST]].to_numpy(float).reshape(-1, MOST, 3)
+    positions = frame[PLACES[: 3 * MOST]].to_numpy(float, copy=True)
     return {
         "number": ELEMENTS["number"].loc[frame[SPECIES].to_numpy().ravel()]
         .to_numpy().reshape(-1, 3),
         "site": np.vectorize(SITES.index)(frame[ROLES].to_numpy()),
         "atoms": frame["atoms"].to_numpy(int),
         "lattice": vectors(frame),
-        "positions": positions,
+        "positions": positions.reshape(-1, MOST, 3),
     }  # fmt: skip
 
 

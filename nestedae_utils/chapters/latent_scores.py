@@ -138,7 +138,7 @@ def metrics(threshold: float) -> dict[str, Callable[[NDArray, NDArray], float]]:
     return {
         "mae": lambda e, p: float(np.abs(p - e).mean()),
         "rmse": lambda e, p: float(np.sqrt(((p - e) ** 2).mean())),
-        "r2": lambda e, p: float(1 - ((p - e) ** 2).sum() / ((e - e.mean()) ** 2).sum()),
+        "r2": r2_score,
         "f1": f1,
         "auc": lambda e, p: auc(e <= threshold, -p),
     }
