@@ -83,11 +83,12 @@ def cells(seed: int = 0, rows: int = 700, first: int = 0) -> pd.DataFrame:
         energy += 0.1 * abs(tilt - wanted) + 0.08 * random.standard_normal()
         hull = random.exponential(0.06) + (t - 0.92) ** 2
         gap = max(0.0, WEIGHTS[x] + WEIGHTS[b] + random.normal(1, 0.3))
-        row = {"formula": f"{a}{b}{x}3", "atoms": len(places)}
+        row: dict[str, object] = {"formula": f"{a}{b}{x}3", "atoms": len(places)}
         row |= {f"element{k}": word for k, word in enumerate((a, b, x), 1)}
         row |= {f"site{k}": word for k, word in enumerate("ABX", 1)}
-        row |= dict(zip("abc", np.linalg.norm(lattice, axis=1), strict=True))
-        cosine = lattice[0] @ lattice[1] / (row["a"] * row["b"])
+        edges = np.linalg.norm(lattice, axis=1)
+        row |= dict(zip("abc", edges, strict=True))
+        cosine = lattice[0] @ lattice[1] / (edges[0] * edges[1])
         row |= {"alpha": 90.0, "beta": 90.0, "gamma": np.degrees(np.arccos(cosine))}
         flat = np.zeros(120)
         flat[: places.size] = places.round(6).ravel()

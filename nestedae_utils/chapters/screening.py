@@ -94,7 +94,7 @@ def _shown(one: Structure, roles: Mapping[str, int]) -> pd.DataFrame:
     images = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3), -1).reshape(-1, 3)
     for site in one:
         for place in site.frac_coords % 1 + images:
-            if (place > -0.02).all() and (place < 1.02).all():
+            if (place > -0.08).all() and (place < 1.08).all():
                 x, y, z = one.lattice.get_cartesian_coords(place)
                 symbol = str(site.specie.symbol)
                 rows.append((symbol, roles[symbol], x, y, z))
