@@ -102,6 +102,9 @@ def test_matching_ignores_origin_elements_and_size(tmp_path):
     moved = perovskite(edge=4.2, symbols=("K", "Mg", "F"))
     moved["positions"][0, :5] = (moved["positions"][0, :5] + 0.3) % 1
     assert screening.is_like(one, screening.structure(moved, 0))
+    tilted = cell_twin.cells(rows=60)  # of twice the cell
+    row = int(np.flatnonzero(tilted["atoms"] == 10)[0])
+    assert screening.is_like(one, screening.structure(crystals.cells(tilted), row))
     assert screening.space_group(one) == "Pm-3m"
     path = screening.write_cif(one, tmp_path / "a.cif", "of a test")
     assert path.read_text().startswith("# of a test\n# generated using pymatgen")

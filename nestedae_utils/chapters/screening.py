@@ -45,8 +45,11 @@ def structure(cells: Cells, row: int) -> Structure:
 
 
 def is_like(one: Structure, other: Structure, loose: bool = False) -> bool:
-    """Tell whether two crystals are alike, whatever elements stand where."""
-    matcher = StructureMatcher(**LOOSE) if loose else StructureMatcher()
+    """Tell whether two crystals are alike, whatever elements stand where.
+
+    One may be a supercell of the other: a tilted cell of an ideal one.
+    """
+    matcher = StructureMatcher(**(LOOSE if loose else {}), attempt_supercell=True)
     return bool(matcher.fit_anonymous(one, other))
 
 
