@@ -18,6 +18,9 @@ SAID = {
     "out of use": BELOW,
     "is worse": ABOVE,
     "into use": ABOVE,
+    # of valid cells, those of one way to make points minus another's
+    "gives more": ABOVE,
+    "gives fewer": BELOW,
     # of shares told right, the map's minus a control's
     "does better": ABOVE,
     "does worse": BELOW,

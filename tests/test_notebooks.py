@@ -36,6 +36,8 @@ WRONG = [
     ("15_element_codes", {"latent": 0}, "latent: 0 given"),
     ("15_element_codes", {"codebook": 1}, "codebook: 1 given"),
     ("15_element_codes", {"discrepancy": -1.0}, "discrepancy: -1.0 given"),
+    ("16_target_learning", {"folds": 6}, "from 1 to 5"),
+    ("16_target_learning", {"thresholds": -1.0}, "'threshold'"),
     ("17_navigation", {"measurements": 4}, "measurements: 4 given"),
     ("17_navigation", {"noise": 0.0}, "noise: 0.0 given"),
     ("18_closed_loop", {"device_budget": 0}, "device_budget: 0 given"),
