@@ -16,7 +16,7 @@ from conftest import ROOT, marked, names, process
 
 from nestedae_utils import cli
 from nestedae_utils.book import parameters, progress
-from nestedae_utils.chapters import solvents
+from nestedae_utils.data import solvents
 from nestedae_utils.model import training
 from nestedae_utils.rerun import execution, runs, sweeps
 

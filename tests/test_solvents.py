@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from nestedae_utils.chapters import solvents
+from nestedae_utils.data import solvents
 from nestedae_utils.data import tables
 from nestedae_utils.errors import DataUnavailable
 
