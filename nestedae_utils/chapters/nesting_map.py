@@ -8,6 +8,7 @@ of worlds that differ in their coarse tables only, are trained once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -31,6 +32,24 @@ CONTROLS = {
 }
 """What else can be passed on, or done; in words for a table."""
 BATCH, RATE, HIDDEN, HELD = 32, 5e-3, 25, 0.1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of W worlds.
+
+    ``errors`` by model: mean absolute errors on each world's asked rows, (W,);
+    ``latents`` (W, members, n, latent) of the coarse inputs and ``fine_r2``
+    (W,), of held-out fine rows, belong to the fine models.
+    """
+
+    errors: dict[str, np.ndarray]
+    latents: np.ndarray
+    fine_r2: np.ndarray
+
+    def minus_single(self, name: str = NESTED) -> np.ndarray:
+        """Return a model's errors minus those of the single one, (W,)."""
+        return self.errors[name] - self.errors[SINGLE]
 
 
 def scale(name: str, block: Block, latent: int, taught: bool = True) -> Scale:
@@ -88,20 +107,19 @@ def components(fine: np.ndarray, width: int) -> np.ndarray:
     return np.linalg.svd(centred, full_matrices=False)[2][:, :width].transpose(0, 2, 1)
 
 
-def errors(
+def outcome(
     worlds: Sequence[World],
     members: int = 2,
     latent: int = 6,
     steps: int = 600,
     tuning: int = 100,
     controls: bool = True,
-) -> dict[str, np.ndarray]:
-    """Return the mean absolute error on each world's asked rows, (W,).
+) -> Outcome:
+    """Train all models of all worlds, which have equal numbers of rows.
 
-    The worlds have equal numbers of rows.  By model: `SINGLE` sees the coarse
-    inputs, `NESTED` the latents of a fine scale, and, with ``controls``, those
-    of `CONTROLS`; all have one width and as many steps, but that a chain that
-    is fine-tuned takes ``tuning`` more.
+    `SINGLE` sees the coarse inputs, `NESTED` the latents of a fine scale, and,
+    with ``controls``, those of `CONTROLS`; all have one width and as many
+    steps, but that a chain that is fine-tuned takes ``tuning`` more.
     """
     fine, coarse, asked = (
         stack(worlds, name, members) for name in ("fine", "coarse", "asked")
@@ -115,18 +133,17 @@ def errors(
         SINGLE: fit(scale("single", inputs, latent), coarse),
         NESTED: fit(passed, coarse, lower=below),
     }
-    tables = {name: asked for name in (*fitted, *CONTROLS)}
+    tables = dict.fromkeys((*fitted, *CONTROLS), asked)
     if controls:
         random = np.random.default_rng(0)
-        dealt = np.stack([random.permutation(y) for y in fine["y"][::members]])
-        shuffled = {**fine, "y": np.repeat(dealt, members, axis=0)}
-        taught = scale("fine", inputs, latent)
-        untaught = scale("fine", inputs, latent, taught=False)
-        for name, declared, table in (
-            ("shuffled", taught, shuffled),
-            ("untaught", untaught, fine),
+        # one deal for all: equal fine tables stay equal, and are trained once
+        dealt = random.permutation(fine["y"].shape[1])
+        for name, table in (
+            ("shuffled", {**fine, "y": fine["y"][:, dealt]}),
+            ("untaught", fine),
         ):
-            other = fit(declared, table, held=HELD)
+            other = scale("fine", inputs, latent, taught=name == "shuffled")
+            other = fit(other, table, held=HELD)
             fitted[name] = fit(passed, coarse, lower=other)
         axes = components(fine["inputs"], latent)
         waves = random.normal(0, width**-0.5, (width, latent))
@@ -143,10 +160,17 @@ def errors(
             fitted[name] = fit(scale("given", block, latent), known)
         fitted["tuned"] = tune(fitted[NESTED], fine, coarse, tuning)
     truth = asked["y"][::members, :, 0]
-    return {
-        name: np.abs(predicted(one, tables[name]) - truth).mean(1)
-        for name, one in fitted.items()
-    }
+    held = slice(-round(HELD * fine["y"].shape[1]), None)
+    missed = predicted(below, fine)[:, held] - fine["y"][::members, held, 0]
+    latents = below.encode(coarse)
+    return Outcome(
+        errors={
+            name: np.abs(predicted(one, tables[name]) - truth).mean(1)
+            for name, one in fitted.items()
+        },
+        latents=latents.reshape(-1, members, *latents.shape[1:]),
+        fine_r2=1 - (missed**2).mean(1) / fine["y"][::members, held, 0].var(1),
+    )
 
 
 def tune(
@@ -160,3 +184,21 @@ def tune(
     }
     settings = {"steps": steps, "batch_size": BATCH, "learning_rate": RATE / 5}
     return fine_tune(nested, tables, rows, epochs=1, **settings)
+
+
+def through_middle(
+    worlds: Sequence[World], members: int = 2, latent: int = 6, steps: int = 600
+) -> np.ndarray:
+    """Return the errors (W,) of three scales, the coarse on the middle one."""
+    fit = partial(learn, members=members, steps=steps)
+    tables = {
+        name: stack(worlds, name, members)
+        for name in ("fine", "middle", "coarse", "asked")
+    }
+    inputs = Block("inputs", tables["fine"]["inputs"].shape[-1])
+    fitted = fit(scale("fine", inputs, latent), tables["fine"], held=HELD)
+    for name, below in (("middle", "fine"), ("coarse", "middle")):
+        block = Block("latents", latent, latents_of=below)
+        fitted = fit(scale(name, block, latent), tables[name], lower=fitted)
+    truth = tables["asked"]["y"][::members, :, 0]
+    return np.abs(predicted(fitted, tables["asked"]) - truth).mean(1)

@@ -1,6 +1,6 @@
 """Will nesting pay?  A forecast from what can be measured before nesting.
 
-A rule that is linear in five numbers forecasts the gain: the error of the
+A rule that is linear in a few numbers forecasts the gain: the error of the
 nested model minus that of a single one, in standard deviations of the target.
 Chapter 19 fits it on generated worlds, where both models are trained, and
 tests it on others and on real tables; its weights stand among the reference
@@ -27,7 +27,7 @@ from nestedae_utils.own.fit import Kinds, network_of, task_of
 from nestedae_utils.study import baselines
 
 CHAPTER = "19_when_nesting_helps"
-FEATURES = ("rows", "fine_r2", "latents", "inputs", "shift")
+FEATURES = ("rows", "rows_squared", "fine_r2", "latents", "inputs", "shift")
 SURE = 0.8
 """Chance from which a sign is called likely."""
 PROBE, PROBED = "SVR, C = 10", 2
@@ -56,9 +56,9 @@ class Evidence:
     noise: float
 
     def features(self) -> np.ndarray:
-        """Return what the rule sees, (5,), as `FEATURES`; log10 of the rows."""
-        seen = np.log10(self.rows), self.fine_r2, self.latents, self.inputs
-        return np.array([*seen, self.shift])
+        """Return what the rule sees, (6,), as `FEATURES`; log10 of the rows."""
+        rows, skills = np.log10(self.rows), (self.latents, self.inputs)
+        return np.array([rows, rows**2, self.fine_r2, *skills, self.shift])
 
 
 def shift(fine: np.ndarray, inputs: np.ndarray) -> float:
@@ -103,9 +103,9 @@ def measure(
 class Rule:
     """A linear forecast of the gain.
 
-    ``weights`` (6,) are the constant and those of `FEATURES`; ``spread`` is
+    ``weights`` (7,) are the constant and those of `FEATURES`; ``spread`` is
     the deviation of what it misses on worlds it was not fitted on; ``low``
-    and ``high`` (5,) are the ends of the features of those it was fitted on.
+    and ``high`` (6,) are the ends of the features of those it was fitted on.
     """
 
     weights: np.ndarray
@@ -115,7 +115,7 @@ class Rule:
 
     @classmethod
     def fit(cls, seen: np.ndarray, gains: np.ndarray) -> Rule:
-        """Fit least squares to features (n, 5); each row's miss leaves it out."""
+        """Fit least squares to features (n, 6); each row's miss leaves it out."""
         x = np.hstack([np.ones((len(seen), 1)), seen])
         inverse = np.linalg.pinv(x)
         weights, leverage = inverse @ gains, np.einsum("ij,ji->i", x, inverse)
@@ -141,7 +141,7 @@ class Rule:
         return cls(weights, value["nesting_rule_spread"], low, high)
 
     def gain(self, seen: np.ndarray) -> np.ndarray:
-        """Forecast the gain for features (..., 5); below 0 nesting pays."""
+        """Forecast the gain for features (..., 6); below 0 nesting pays."""
         return self.weights[0] + seen @ self.weights[1:]
 
     def chance(self, seen: np.ndarray) -> np.ndarray:

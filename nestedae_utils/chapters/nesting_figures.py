@@ -1,0 +1,133 @@
+"""Maps of a difference: drawn for any eye and printer, and with two sliders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
+
+from nestedae_utils.study.statistics import Paired, paired
+
+MAP = "PuOr"
+"""Orange below, violet above, white at 0; the sign is written in each cell,
+since the two ends are alike in grey."""
+
+
+def cells(first: np.ndarray, second: np.ndarray) -> list[list[Paired]]:
+    """Compare two models' errors (rows, columns, worlds) in each cell."""
+    return [
+        [paired(*both) for both in zip(*lines, strict=True)]
+        for lines in zip(first, second, strict=True)
+    ]
+
+
+def certain(one: Paired) -> int:
+    """Return the sign of a difference whose interval leaves out 0, or 0."""
+    return int(one.low > 0) - int(one.high < 0)
+
+
+def draw(
+    ax: Axes,
+    grid: Sequence[Sequence[Paired]],
+    across: Sequence[float],
+    up: Sequence[float],
+    limit: float,
+) -> ScalarMappable:
+    """Draw a map; hatched where the interval has 0 in it, filled elsewhere.
+
+    ``grid`` is by ``up``, then ``across``; colours end at plus and minus the
+    ``limit``.  Each cell has its difference and half the interval's width.
+    """
+    colours = ScalarMappable(Normalize(-limit, limit), MAP)
+    for y, line in enumerate(grid):
+        for x, one in enumerate(line):
+            sure = certain(one)
+            fill = colours.to_rgba(one.difference) if sure else "white"
+            look = {} if sure else {"hatch": "////"}
+            ax.add_patch(
+                Rectangle(
+                    (x - 0.5, y - 0.5), 1, 1, facecolor=fill, edgecolor="0.75", **look
+                )
+            )
+            dark = sure and abs(one.difference) > 0.6 * limit
+            text = f"{one.difference:+.2f}\n±{(one.high - one.low) / 2:.2f}"
+            box = (
+                None if sure else {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            )
+            weight = "bold" if sure else "normal"
+            ax.text(
+                x, y, text.replace("-", "−"), ha="center", va="center", fontsize=6,
+                color="white" if dark else "black", weight=weight, bbox=box,
+            )  # fmt: skip
+    ax.set(xlim=(-0.5, len(across) - 0.5), ylim=(-0.5, len(up) - 0.5))
+    ax.set_xticks(range(len(across)), [f"{v:g}" for v in across])
+    ax.set_yticks(range(len(up)), [f"{v:g}" for v in up])
+    return colours
+
+
+_PAGE = """<figure class="live"><div id="{name}" style="max-width:32em">
+{inputs}<p role="status" aria-live="polite"></p></div>
+<figcaption>{caption}</figcaption><script>
+(() => {{
+  const box = document.getElementById("{name}"), data = {data};
+  const [across, up] = box.querySelectorAll("input");
+  const told = box.querySelector("p"), sign = (v) => (v > 0 ? "+" : "−")
+    + Math.abs(v).toFixed(2);
+  const tell = () => {{
+    across.nextElementSibling.textContent = data.across[across.value];
+    up.nextElementSibling.textContent = data.up[up.value];
+    const [mean, low, high] = data.cells[up.value][across.value];
+    const words = high < 0 ? "nesting helps" : low > 0 ? "nesting harms"
+      : "not told apart";
+    told.textContent = `nested minus single: ${{sign(mean)}} (95 %: ${{sign(low)}}`
+      + ` to ${{sign(high)}}), ${{words}}.`;
+  }};
+  across.oninput = up.oninput = tell;
+  tell();
+}})();
+</script></figure>"""
+
+
+def sliders(
+    name: str,
+    grid: Sequence[Sequence[Paired]],
+    across: tuple[str, Sequence[float]],
+    up: tuple[str, Sequence[float]],
+    caption: str,
+) -> str:
+    """Return HTML with a slider for each axis of a map that was computed."""
+    inputs = "".join(
+        f'<label>{escape(label)}: <input type="range" min="0" step="1" value="0" '
+        f'max="{len(values) - 1}"> <output></output></label><br>'
+        for label, values in (across, up)
+    )
+    data = {
+        "across": [f"{value:g}" for value in across[1]],
+        "up": [f"{value:g}" for value in up[1]],
+        "cells": [[[round(v, 4) for v in one[:3]] for one in line] for line in grid],
+    }
+    parts = {"name": escape(name), "inputs": inputs, "caption": escape(caption)}
+    return _PAGE.format(data=json.dumps(data), **parts)
+
+
+def heat(
+    ax: Axes, mean: np.ndarray, spread: np.ndarray, across: Sequence, up: Sequence
+) -> ScalarMappable:
+    """Draw errors (up, across) in shades, each with its spread beside it."""
+    image = ax.imshow(mean, cmap="viridis_r", origin="lower", aspect="auto")
+    middle = (mean.min() + mean.max()) / 2
+    for (y, x), value in np.ndenumerate(mean):
+        colour = "white" if value > middle else "black"
+        ax.text(
+            x, y, f"{value:.3g}\n±{spread[y, x]:.2g}", ha="center", va="center",
+            fontsize=6, color=colour,
+        )  # fmt: skip
+    ax.set_xticks(range(len(across)), [f"{v:g}" for v in across])
+    ax.set_yticks(range(len(up)), [f"{v:g}" for v in up])
+    return image
