@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nestedae_utils.data import fidelities
-from nestedae_utils.data import tables
+from nestedae_utils.data import fidelities, tables
 from nestedae_utils.data.perovskites import IONS, SITES
 from nestedae_utils.errors import DataError, DataUnavailable
 

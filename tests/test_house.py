@@ -34,14 +34,16 @@ RAISED = {
     "model": 2475,
     # the words of each range and each verdict; the bar of the trainings
     "book": 1042,
-    # one line for people for each fault of a declaration or a table
-    "own": 773,
+    # the tables of three fidelities and of the solvents, which two chapters read
+    "data": 1124,
+    # one line for people for each fault of a declaration or a table; advise
+    "own": 973,
     # nothing half-written, no orphan, a worker's death; a line for each fault
     "rerun": 1110,
-    "cli.py": 322,
+    "cli.py": 337,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7400, 2340, 8500
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7860, 2340, 8700
 OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300}
 CELL, SHORT, MOST = 40, 16, 0.5
 

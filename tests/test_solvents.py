@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from nestedae_utils.data import solvents
-from nestedae_utils.data import tables
+from nestedae_utils.data import solvents, tables
 from nestedae_utils.errors import DataUnavailable
 
 GAP, BINDING = yaml.safe_load(solvents.DECLARATION.read_text())["scales"]
