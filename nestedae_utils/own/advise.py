@@ -2,8 +2,7 @@
 
 A rule that is linear in a few numbers forecasts the gain: the error of the
 nested minus that of a single model, in deviations of the target.  Chapter 19
-fits it on generated worlds and tests it on others and on real tables; its
-weights stand among that chapter's reference numbers.
+fits and tests it; its weights are among that chapter's reference numbers.
 """
 
 from __future__ import annotations
@@ -54,8 +53,8 @@ class Evidence:
 
     def features(self) -> np.ndarray:
         """Return what the rule sees, (6,), as `FEATURES`; log10 of the rows."""
-        rows, skills = np.log10(self.rows), (self.latents, self.inputs)
-        return np.array([rows, rows**2, self.fine_r2, *skills, self.shift])
+        rest = self.fine_r2, self.latents, self.inputs, self.shift
+        return np.array([*(np.log10(self.rows) ** np.array([1, 2])), *rest])
 
 
 def shift(fine: Sequence[np.ndarray], inputs: Sequence[np.ndarray]) -> float:
@@ -92,8 +91,8 @@ def measure(
     alike = pd.Series(target).groupby(rows.groupby(list(rows)).ngroup())
     residue, free = target - alike.transform("mean"), len(target) - alike.ngroups
     noise = np.sqrt((residue**2).sum() / free) / target.std() if free else np.nan
-    skills = {"latents": float(np.mean(rest)), "inputs": first}
-    return Evidence(rows=len(target), noise=float(noise), **skills, **below)
+    known = {"latents": float(np.mean(rest)), "inputs": first, "noise": float(noise)}
+    return Evidence(rows=len(target), **known, **below)
 
 
 @dataclass(frozen=True)
