@@ -45,6 +45,7 @@ def draw(
     ``limit``.  Each cell has its difference and half the interval's width.
     """
     colours = ScalarMappable(Normalize(-limit, limit), MAP)
+    ax.grid(False)
     for y, line in enumerate(grid):
         for x, one in enumerate(line):
             sure = certain(one)
@@ -121,6 +122,7 @@ def heat(
 ) -> ScalarMappable:
     """Draw errors (up, across) in shades, each with its spread beside it."""
     image = ax.imshow(mean, cmap="viridis_r", origin="lower", aspect="auto")
+    ax.grid(False)
     middle = (mean.min() + mean.max()) / 2
     for (y, x), value in np.ndenumerate(mean):
         colour = "white" if value > middle else "black"
