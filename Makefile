@@ -37,8 +37,8 @@ UV := uv==0.13.8
 STAMP := .venv/.stamp-$(shell { cat requirements.lock pyproject.toml; \
 	echo '$(CURDIR)'; } | cksum | cut -d ' ' -f 1)
 
-.PHONY: help .venv book pdf test check lab reference bench format lint types \
-	lock clean
+.PHONY: help .venv book pdf test readings check lab reference arithmetic bench format \
+	lint types lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' \
@@ -95,6 +95,11 @@ test: $(STAMP) ## test the package and, with small settings, each notebook
 	@$(BIN)/python tests/prepare.py
 	$(PYTEST) -m "not book" $(ARGS)
 
+readings: $(STAMP) ## hold computed sentences against their numbers, at two more settings
+	for setting in data seeds; do \
+		$(BIN)/python tests/prepare.py $$setting && \
+		$(PYTEST) _build/small $(ARGS) || exit 1; done
+
 # What `make book` left is looked at, nothing is built a second time.
 check: $(STAMP) ## test the built book: its numbers, and its pages in a browser
 	@test -s _build/html/index.html || { echo \
@@ -112,6 +117,9 @@ reference: $(STAMP) ## run the chapters and refresh data/reference
 		NESTEDAE_RESULTS=_build/reference $(BIN)/papermill $$notebook \
 			_build/reference/$$(basename $$notebook) $$source || exit 1; done
 	$(BIN)/python -m nestedae_utils.book.reference _build/reference
+
+arithmetic: $(STAMP) ## what moves in another arithmetic: ARGS="05 06"
+	$(BIN)/python benchmarks/arithmetic.py $(ARGS)
 
 bench: $(STAMP) ## measure what a training costs: results/benchmark.json
 	$(BIN)/python benchmarks/bench.py $(ARGS)

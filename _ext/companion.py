@@ -24,7 +24,7 @@ from sphinx.environment import BuildEnvironment
 
 from nestedae_utils.book import records
 from nestedae_utils.book.chapter import NOTICE, results_folder
-from nestedae_utils.chapters.live_map import DIVISION
+from nestedae_utils.book.live_map import DIVISION
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 

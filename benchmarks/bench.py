@@ -31,7 +31,7 @@ from torch import nn
 
 from nestedae_utils.data.files import NOTEBOOKS, WORKPLACE
 from nestedae_utils.errors import replacing
-from nestedae_utils.model import dense, jobs, networks, reference
+from nestedae_utils.model import dense, networks, reference
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Head, Scale
 from nestedae_utils.study import protocol
@@ -66,14 +66,14 @@ def arrays(scale: Scale, rows: int) -> tuple[np.ndarray, dict]:
 def stacked(name: str, count: int, path: str) -> tuple[Callable, int]:
     """Return a training of so many replicas, and its steps in an epoch."""
     scale, rows, size = MODELS[name]
-    table, columns = jobs.side_by_side(scale, *arrays(scale, rows))
+    inputs, targets = arrays(scale, rows)
     folds = protocol.row_folds(rows, 5)
     replicas = Replicas.cross(folds, -(-count // 5)).take(range(count))
 
     def run(epochs: int) -> None:
-        job = jobs.Job(
-            scale, table, columns, replicas, epochs, size, 1e-3,
-            torch.device("cpu"),
+        job = reference.Job(
+            scale, inputs, targets, replicas, epochs=epochs, batch_size=size,
+            learning_rate=1e-3, place=torch.device("cpu"),
         )  # fmt: skip
         for _ in RUNS[path](job, range(count)):
             pass

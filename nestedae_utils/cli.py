@@ -5,8 +5,6 @@ was given something that is not allowed; 130 and 143, stopped by Ctrl-C or
 SIGTERM.  Errors are one line on stderr.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import functools
@@ -32,22 +30,20 @@ SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 class Interrupted(BaseException):
-    """A signal, by its number, asked the command to stop."""
+    """A signal asked the command to stop."""
 
 
 def main(arguments: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS) -> int:
     """Run the command on the chapters of a folder; return its exit status."""
+    settings: Any = {"standalone_mode": False, "obj": notebooks}
     try:
         with _signals():
-            status = _nestedae.main(
-                arguments, "nestedae", standalone_mode=False, obj=notebooks
-            )
+            status = _nestedae.main(arguments, "nestedae", **settings)
             sys.stdout.flush()
             return status or 0
     except Interrupted as stopped:
         (number,) = stopped.args
-        name = signal.Signals(number).name
-        _complain(f"stopped by {name}; finished runs are kept, no other.")
+        _complain(f"stopped by {number.name}; finished runs are kept, no other.")
         return 128 + number
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "nestedae"
@@ -75,14 +71,12 @@ def _signals() -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         for other in SIGNALS:
             signal.signal(other, signal.SIG_IGN)
-        raise Interrupted(number)
+        raise Interrupted(signal.Signals(number))
 
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
-    try:
+    with contextlib.ExitStack() as stack:
+        for number in SIGNALS:
+            stack.callback(signal.signal, number, signal.signal(number, stop))
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _reporter() -> Callable[[int, int], None]:
@@ -98,9 +92,8 @@ def _reporter() -> Callable[[int, int], None]:
     return report
 
 
-# --- the commands ----------------------------------------------------------
-
 Notebook = parameters.Notebook
+Texts = Sequence[str]
 
 
 def _find(context: click.Context, _: click.Parameter, chapter: str) -> Notebook:
@@ -159,9 +152,7 @@ def _params(notebook: Notebook) -> None:
 @_given
 @_out(help="Folder of the run.")
 @_force
-def _run(
-    notebook: Notebook, given: Sequence[str], out: Path | None, force: bool
-) -> None:
+def _run(notebook: Notebook, given: Texts, out: Path | None, force: bool) -> None:
     """Run CHAPTER with parameters, into a folder.
 
     The folder gets the executed notebook, the same as HTML, results.json,
@@ -169,15 +160,14 @@ def _run(
     arguments again find the run that is there.
     """
     values = parameters.parse(notebook, parameters.assignments(given))
-    from nestedae_utils.rerun import folders, runs
+    from nestedae_utils.rerun import runs
 
     what = runs.plan(notebook, values)
-    done = runs.run(what, out or what.folder, force, _reporter())
-    how = f"finished in {done.record['seconds']:g} s"
+    done = runs.run(what, out or what.folder, force, report=_reporter())
+    how = "finished in {seconds:g} s"
     if done.found:
-        how = f"this run is there, finished {done.record['finished']}; "
-        how += "--force runs anew."
-    click.echo(f"{folders.shown(done.folder)}: {how}")
+        how = "this run is there, finished {finished}; --force runs anew."
+    click.echo(f"{runs.shown(done.folder)}: {how.format_map(done.record)}")
 
 
 @_nestedae.command("sweep")
@@ -190,33 +180,25 @@ def _run(
 @_out(help="Folder of the sweep.")
 @click.option("--retry", is_flag=True, help="Run those anew that failed.")
 @_force
-def _sweep(
-    notebook: Notebook,
-    more: Sequence[str],
-    grid: Sequence[str],
-    given: Sequence[str],
-    out: Path | None,
-    jobs: int | None,
-    dask: str | None,
-    **settings: bool,
-) -> int:
+def _sweep(notebook: Notebook, given: Texts, out: Path | None, **how: Any) -> int:
     """Run CHAPTER for every combination of a grid of parameters.
 
     Each combination is a run; sweep.csv has all their results, sweep.svg
     draws them. The same sweep again makes what is missing.
     """
-    if jobs is not None and dask is not None:
+    if None not in (how["jobs"], how["dask"]):
         raise ParameterError("--jobs and --dask: both given, one of them is allowed.")
-    from nestedae_utils.rerun import folders, sweeps
+    from nestedae_utils.rerun import runs, sweeps
 
     fixed = parameters.parse(notebook, parameters.assignments(given))
-    what = sweeps.grid(notebook, [*grid, *more], fixed)
+    axes = [*how.pop("grid"), *how.pop("more")]
+    what = sweeps.grid(notebook, axes, fixed)
     folder = out or sweeps.default_folder(what)
     tell = functools.partial(click.echo, err=True)
-    outcomes = sweeps.sweep(what, folder, jobs or 1, dask, tell, **settings)
+    outcomes = sweeps.sweep(what, folder, tell=tell, **how)
     failed = {p: line for p, line in outcomes.items() if isinstance(line, str)}
     finished = len(outcomes) - len(failed)
-    click.echo(f"{folders.shown(folder)}: {finished} of {len(outcomes)} runs finished")
+    click.echo(f"{runs.shown(folder)}: {finished} of {len(outcomes)} runs finished")
     for one, line in failed.items():
         _complain(f"{one.point}: {line}")
     return 1 if failed else 0
@@ -233,7 +215,7 @@ def _compare(folders: Sequence[Path]) -> None:
     # A, B, ... Z, 27, 28: the table fits, and the legend has the names
     for number, label in enumerate(settings):
         letter = chr(65 + number) if number < 26 else str(number + 1)
-        short |= {label: letter, f"{label} - {next(iter(settings))}": f"{letter} - A"}
+        short |= {label: letter, f"{label} - {settings.columns[0]}": f"{letter} - A"}
         click.echo(f"{letter}: {label}")
     for table, form in ((settings, None), (results, "{:.6g}".format)):
         if len(table):
@@ -253,12 +235,11 @@ def _verify(notebooks: Path, folder: Path) -> int:
     from nestedae_utils.rerun import comparison
 
     differences, changes = comparison.verify(folder, notebooks, _reporter())
-    for line in changes:
+    agree = [] if differences else [f"{folder}: all results agree"]
+    for line in [*changes, *agree]:
         click.echo(line)
     for line in differences:
         _complain(line)
-    if not differences:
-        click.echo(f"{folder}: all results agree")
     return 1 if differences else 0
 
 
@@ -287,10 +268,8 @@ def _fit(file: Path, out: Path | None, by: str, device: str, force: bool) -> Non
         raise DataError(f"{folder}: not a folder; choose another with -o.")
     model = folder / f"{declared.title}{fit.ENDING}"
     if model.exists() and not force:
-        raise DataError(
-            f"{model}: a model is there; choose another folder with -o, or "
-            "--force replaces it."
-        )
+        words = "a model is there; choose another folder with -o, or --force "
+        raise DataError(f"{model}: {words}replaces it.")
     fitted = fit.fit(declared, by=by, device=device)
     paths = fitted.write(folder)
     report = fitted.report.round(4).astype(object).fillna("")
@@ -327,8 +306,7 @@ def _predict(model: Path, table: Path, out: Path | None, scale: str) -> None:
     rows = tables.read_text(table)
     predicted = fit.predict(fitted, rows, scale, str(table))
     if out is None:
-        text = predicted.to_csv(index=False, lineterminator="\n")
-        click.echo(text, nl=False)
+        click.echo(predicted.to_csv(index=False, lineterminator="\n"), nl=False)
     elif out.resolve() in (table.resolve(), model.resolve()):
         raise ParameterError(
             f"-o: {out} given, another file than the input is allowed."

@@ -4,8 +4,6 @@ Three doors raise them, where a value comes in: a parameter, a file, a
 declaration.  Behind these doors code trusts its arguments.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 from collections.abc import Iterable, Iterator

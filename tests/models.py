@@ -1,6 +1,7 @@
 """Small scales, tables and replicas that several tests share."""
 
 import numpy as np
+import torch
 
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Block, Head, Scale
@@ -49,6 +50,14 @@ def tables(rows: int = 40, seed: int = 0) -> dict[str, np.ndarray]:
         "p": np.tanh(x[:, :1]),
         "kind": kind,
         "y": x[:, 1:2] + kind[:, :1],
+    }
+
+
+def tensors(parameters, count: int, dtype=torch.float64) -> dict[str, torch.Tensor]:
+    """Return parameters (1 or R, rows, columns) as tensors of R replicas."""
+    return {
+        name: torch.as_tensor(value, dtype=dtype).expand(count, -1, -1)
+        for name, value in parameters.items()
     }
 
 

@@ -1,13 +1,15 @@
 """Write small copies of the chapters, for nbval to execute in `make test`.
 
 A copy has small parameters, put in by papermill, the code of its exercises'
-solutions, and at its end a look at the results that it wrote.
+solutions, a watch over its computed sentences, and at its end a look at the
+results that it wrote.
 """
 
 import inspect
 import re
 import shlex
 import shutil
+import sys
 import textwrap
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from nbformat.v4 import new_code_cell
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
+TESTS = str(Path(__file__).parent)
 FOLDER = ROOT / "_build" / "small"
 
 TWO = {"epochs": 3, "seeds": 2}
@@ -54,6 +57,15 @@ SMALL = {
     | {"largest": 4000, "data_source": "twin"},
     "14_interpretation": TWIN
     | {"side_seeds": 3, "small": 0.02, "background": 4, "repeats": 2},
+    "15_element_codes": CHAINS
+    | {"sets": 2, "copies": 2, "codebook": 9, "device_epochs": 1},
+}
+# Other settings, where the computed sentences must be true as well: the paper's
+# tables with few epochs, and more seeds (`make readings`).
+SETTINGS = {
+    "small": {},
+    "data": {"data_source": "auto"},
+    "seeds": {"seeds": 3, "side_seeds": 2, "epochs": 12, "gap_epochs": 8},
 }
 # What these state does not depend on their parameters: no look at that.
 SAME = {"01_autoencoders", "02_synthetic_data", "04_perovskite_data"}
@@ -105,18 +117,21 @@ def judge(name, given, compared):
         assert {record["paper"] for record in results["records"]} == {None}
 
 
-def copy(name, folder=FOLDER):
+def copy(name, folder=FOLDER, setting="small"):
     """Write the small copy of a chapter; return its path."""
     path, given = folder / f"{name}.ipynb", SMALL[name]
+    given = given | {k: v for k, v in SETTINGS[setting].items() if k in given}
     source = NOTEBOOKS / path.name
     papermill.execute_notebook(source, path, given, prepare_only=True)
     notebook = nbformat.read(path, as_version=4)
     results = folder / "results" / name
     first = f"import os\nos.environ['NESTEDAE_RESULTS'] = {str(results)!r}"
+    watched = f"import sys\nsys.path.append({TESTS!r})\nimport readings\n"
+    watched += "readings.watch()"
     call = f"judge({name!r}, {given!r}, {name in SAME})"
     last = f"{inspect.getsource(judge)}\n\n{call}"
     code = [*solutions(name)[0], last]
-    notebook.cells.insert(0, new_code_cell(first))
+    notebook.cells[:0] = [new_code_cell(first), new_code_cell(watched)]
     notebook.cells += map(new_code_cell, code)
     nbformat.write(notebook, path)
     return path
@@ -126,4 +141,4 @@ if __name__ == "__main__":
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     for each in SMALL:
-        copy(each)
+        copy(each, setting=sys.argv[1] if len(sys.argv) > 1 else "small")

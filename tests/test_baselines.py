@@ -39,6 +39,31 @@ def test_held_out_targets_are_not_seen(name):
     assert np.abs(after[rest] - before[rest]).max() > 1
 
 
+@pytest.mark.parametrize("name", baselines.GRIDS)
+def test_settings_are_chosen_by_the_inner_folds_alone(name, monkeypatch):
+    fixed, grid = baselines.GRIDS[name]
+    features, target, splits = data(60)
+    inner = protocol.inner_folds(splits, 2)
+    before = baselines.predict(name, features, target, splits, inner=inner)
+    error = np.abs(before - target).mean()
+    assert error < 0.6 * np.abs(target - np.median(target)).mean()
+    # what a fold holds out does not reach its choice
+    _, first = splits[0]
+    other = target + 100 * np.isin(np.arange(60), first)
+    after = baselines.predict(name, features, other, splits, inner=inner)
+    np.testing.assert_allclose(after[first], before[first])
+    # with one setting to choose there is no choice: the fixed one's
+    alone = {key: values[:1] for key, values in grid.items()}
+    monkeypatch.setitem(baselines.GRIDS, "one", (fixed, alone))
+    made = baselines.BASELINES[fixed]().set_params(
+        **{key: values[0] for key, values in alone.items()}
+    )
+    seen, held = splits[1]
+    expected = made.fit(features[seen], target[seen]).predict(features[held])
+    found = baselines.predict("one", features, target, splits, inner=inner)
+    np.testing.assert_allclose(found[held], expected)
+
+
 def test_group_median_is_that_of_equal_inputs():
     layers = np.eye(2)[[0, 0, 0, 1, 1, 1, 0, 1]]
     target = np.array([1.0, 2.0, 9.0, 4.0, 5.0, 90.0, 0.0, 0.0])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import readings
 import yaml
 from conftest import ROOT, pages
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -77,7 +78,7 @@ def test_landing_page_shows_this_builds_values_and_judges_every_claim(book, resu
     assert sorted(results) == sorted(chapters)
     for content in results.values():
         for record in content["records"]:
-            shown = claims.plus_minus(record["value"], record["spread"])
+            shown = claims.written(record)
             assert f">{shown}</" in page, record["quantity"]
     assessed = claims.assess(results)
     assert claims.NOT_RUN not in set(assessed["verdict"])
@@ -85,6 +86,41 @@ def test_landing_page_shows_this_builds_values_and_judges_every_claim(book, resu
     assert sorted(verdicts) == sorted(assessed["verdict"])
     for words in assessed["words"]:
         assert f">{words} <em>" in page
+
+
+# How many sentences of a page at least are computed from an interval or an aim.
+READ = {"03": 2, "06": 3, "07": 2, "08": 9, "09": 2, "10": 6, "14": 1, "15": 26}
+
+
+@pytest.mark.book
+def test_computed_sentences_say_what_their_numbers_say(book):
+    for name in filter(lambda name: name.startswith("notebooks"), pages()):
+        parts = re.findall(r"<(li|p)>(.*?)</\1>", read(book / f"{name}.html"), re.S)
+        lines = [re.sub(r"<[^>]+>|\s+", " ", part) for _, part in parts]
+        count = sum(
+            readings.check(" ".join(html.unescape(line).split()))
+            for line in lines
+            if not readings.INTERVAL.search(line)
+            or any(words in line for words in readings.SAID)
+        )
+        assert count >= READ.get(Path(name).name[:2], 0), name
+
+
+WRONG = {
+    "nested is better": "- Against it: **nested is better** (-0.003, -0.013 to 0.008).",
+    "no words": "- Against it: **hm** (-0.003, -0.013 to 0.008).",
+    "a limit": "the interval, 0.26 to 0.39, lies above the limit of 0.5.",
+    "an aim": "x, at most 0.14: 0.1340 here, 0.1475 on folds drawn anew: **met**.",
+    "a spread": "scores +0.9 % points against the best one, no more than the models "
+    "differ on the best device (0.4).",
+    "a rest": "is 2.4 % points, over rows 2.6: the average makes 0.2 of it.",
+}
+
+
+@pytest.mark.parametrize("line", WRONG.values(), ids=WRONG)
+def test_a_sentence_against_its_numbers_is_noticed(line):
+    with pytest.raises(AssertionError):
+        readings.check(line)
 
 
 @pytest.mark.book
@@ -143,8 +179,8 @@ def test_values_lie_in_their_bands(values, quantity):
 @pytest.mark.book
 def test_numbers_of_the_paper_are_near_as_made(values):
     """Most within one of the paper's standard deviations, errors within two."""
-    numbers = ("Fig. 2", "Table 1")
-    stated = [c for c in claims.claims().values() if c.where in numbers]
+    numbers = [("Fig. 2", claims.PAPER), ("Table 1", claims.PAPER)]
+    stated = [c for c in claims.claims().values() if (c.where, c.source) in numbers]
     assert len(stated) == 8 + 18
     away = {c.claim: abs(values[c.as_made] - c.paper) / c.tolerance for c in stated}
     assert sum(distance <= 1 for distance in away.values()) >= 15
@@ -213,7 +249,7 @@ def test_without_data_the_book_says_twin(tmp_path):
     for name in ("index.md", "references.md", f"{chapter}.ipynb"):
         # without links to the pages that this small book leaves out
         text = re.sub(
-            r"\{doc\}`([^`<]+)\s<[^`]+>`|\[([^]]+)\]\(0[^)]+\)"
+            r"\{(?:doc|ref)\}`([^`<]+)\s<[^`]+>`|\[([^][]+)\]\(0[^)]+\)"
             r"|\{term\}`([^`<]+?)(?: <[^`]+>)?`",
             lambda link: next(filter(None, link.groups())),
             read(ROOT / name),
@@ -241,8 +277,7 @@ def test_without_data_the_book_says_twin(tmp_path):
     assert "reference" in board
     kept = records.results_of(records.REFERENCE)["04_perovskite_data"]
     for record in kept["records"]:
-        shown = claims.plus_minus(record["value"], record["spread"])
-        assert f"<td>{shown}</td>" in board
+        assert f"<td>{claims.written(record)}</td>" in board
 
 
 @pytest.mark.slow

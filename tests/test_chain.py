@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from models import SETTINGS, coarse, fine, replicas, tables
+from models import SETTINGS, coarse, fine, replicas, tables, tensors
 
 from nestedae_utils.errors import DataError, ParameterError
 from nestedae_utils.model import files
 from nestedae_utils.model.chain import NestedAutoencoder, fit
 from nestedae_utils.model.fitted import Scaler
-from nestedae_utils.model.networks import decode, encode, tensors
+from nestedae_utils.model.networks import decode, encode
 from nestedae_utils.model.scales import Block, Head, Scale
 
 
@@ -92,10 +92,10 @@ def test_the_way_up_and_down_by_hand(chain):
     if refitted:
         mean = tables(30, 1)["x"].mean(0)
         assert np.allclose(used["x"].mean, mean)
-    p = tensors(lower.parameters, 2, torch.float64)
+    p = tensors(lower.parameters, 2)
     x = used["x"].scale(torch.tensor(table["x"])[None]).expand(2, -1, -1)
     z1 = encode(lower.scale, p, x)
-    q = tensors(upper.parameters, 2, torch.float64)
+    q = tensors(upper.parameters, 2)
     scaled = upper.scalers["latents"].scale(z1)
     kind = torch.tensor(table["kind"])[None].expand(2, -1, -1)
     z2 = encode(upper.scale, q, torch.cat([scaled, kind], -1))
@@ -112,7 +112,7 @@ def test_the_way_up_and_down_by_hand(chain):
     x_back = used["x"].unscale(decode(head, p, latents))
     assert np.allclose(down["fine"]["x"], x_back)
     if refitted:
-        seen = chain.encode(table, "fine", seen_by="coarse")
+        seen = chain.seen_by("coarse").encode(table, "fine")
         assert np.allclose(seen, z1)
         assert not np.allclose(chain.encode(table, "fine"), z1)
 

@@ -153,6 +153,9 @@ def test_a_notebook_starts_and_finishes_its_chapter(path):
     assert "chapter.record(" not in "".join(others[ends.index(True) + 1 :])
 
 
+ENDS = (math.nan, math.nan)  # of one draw
+
+
 # --- records and results ---------------------------------------------------
 
 
@@ -160,7 +163,7 @@ def test_finish_writes_the_results(start):
     ran = start()
     ran.use(twin("paper"))
     ran.note({"more.csv": "cd" * 32})
-    ran.record(GAP, 0.15, 0.01, 10)
+    ran.record(GAP, 0.15, 0.01, 10, (0.15, 0.151))
     ran.record("device_inputs", 343)
     page = ran.finish().data
     content = written()
@@ -172,7 +175,10 @@ def test_finish_writes_the_results(start):
         **{"parameters": ran.parameters, "as_in_paper": True, "trainings": {}},
         "trained": [],
         "checksums": {"paper/table": "ab" * 32, "more.csv": "cd" * 32},
-        "records": [record(GAP, 0.15, 0.01, 10), record("device_inputs", 343)],
+        "records": [
+            record(GAP, 0.15, 0.01, 10, ends=(0.15, 0.151)),
+            record("device_inputs", 343),
+        ],
     }
     assert GAP in page
     assert "Data: paper, settings: the book’s" in page
@@ -197,13 +203,13 @@ def test_finish_tells_what_was_trained(start, monkeypatch):
 
 def test_finish_with_other_settings(start):
     ran = start("seeds = 3")
-    ran.record(GAP, 0.156)
+    ran.record(GAP, 0.156, ends=ENDS)
     assert ran.records[0]["verdict"] == claims.OTHER_SETTINGS
     assert ran.records[0]["paper"] == 0.156
     assert "settings: others than the book’s" in ran.finish().data
     assert written()["as_in_paper"] is False
     always = start("seeds = 3", always_compared=True)
-    always.record(GAP, 0.2)
+    always.record(GAP, 0.2, ends=ENDS)
     assert always.records[0]["verdict"] == claims.NOT_REPRODUCED
     assert "settings: " not in always.finish().data
 
@@ -215,7 +221,7 @@ def test_a_record_names_its_cell_and_can_be_made_again(start, monkeypatch):
     for count in (7, 9):
         shell = SimpleNamespace(execution_count=count)
         monkeypatch.setattr(chapter, "get_ipython", lambda shell=shell: shell)
-        ran.record(GAP, 0.15)
+        ran.record(GAP, 0.15, ends=ENDS)
         ran.record("device_inputs", 344)
     ran.finish()
     found = [(r["quantity"], r["value"], r["cell"]) for r in written()["records"]]
@@ -225,11 +231,23 @@ def test_a_record_names_its_cell_and_can_be_made_again(start, monkeypatch):
 def test_a_training_that_diverged_leaves_no_record(start):
     ran = start()
     with pytest.raises(ParameterError, match=f"value of {GAP}: nan given"):
-        ran.record(GAP, math.nan)
+        ran.record(GAP, math.nan, ends=ENDS)
     assert ran.records == []
     # the spread of one fold
-    ran.record(GAP, 0.15, math.nan)
+    ran.record(GAP, 0.15, math.nan, ends=ENDS)
     assert ran.records[0]["spread"] is None
+    assert ran.records[0]["low"] is None
+
+
+def test_only_what_is_exact_has_no_interval(start):
+    ran = start()
+    for name, ends, needed in (
+        (GAP, None, "an inexact quantity"),
+        ("device_inputs", ENDS, "an exact quantity"),
+    ):
+        with pytest.raises(ParameterError, match=f"{name}.*{needed}"):
+            ran.record(name, 3, ends=ends)
+    assert ran.records == []
 
 
 # --- the twin --------------------------------------------------------------
@@ -248,7 +266,7 @@ def test_the_twin_and_nothing_else_is_marked(start, source, monkeypatch):
     assert '<div class="scrolling" tabindex="0"><table' in table
     assert "&lt;a&gt;" in table
     assert "first" not in table
-    ran.record(GAP, 0.156)
+    ran.record(GAP, 0.156, ends=ENDS)
     page = ran.finish().data
     judged = ran.records[0]["verdict"], ran.records[0]["paper"]
     if source == "twin":

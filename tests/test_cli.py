@@ -139,10 +139,11 @@ def test_list_has_every_chapter(nestedae):
     for name in parameters.chapters():
         assert f"{name}  " in out
     assert "reproduces Fig. 2 of the paper" in out
-    times = pd.read_csv(ROOT / "data/times.csv").set_index("chapter")
-    of_one = times.loc["08_audit"]
-    words = f"{of_one['seconds_low']} to {of_one['seconds_high']} seconds"
-    steps = f"It trains {of_one['replica_steps'] / 1e6:.2g} million replica-steps."
+    times = pd.read_csv(ROOT / "data/times.csv")
+    of_one = times[times["chapter"] == "08_audit"]
+    words = f"{of_one['seconds_low'].min()} to {of_one['seconds_high'].max()} seconds"
+    count = of_one["replica_steps"].iloc[0]
+    steps = f"It trains {count / 1e6:.2g} million replica-steps."
     assert words in " ".join(out.split())
     assert steps in " ".join(out.split())
     assert max(map(len, out.splitlines())) <= 79

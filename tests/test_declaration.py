@@ -46,7 +46,7 @@ FAULTS = {
     "missing key": ("    latent: 2\n", "", 3, "latent: is missing"),
     "other version": ("version: 1", "version: 2", 1, "2 given, a number of"),
     "a word as size": ("latent: 2", "latent: two", 8, "'two' given, a whole"),
-    "true as size": ("latent: 2", "latent: true", 8, "True given, a number"),
+    "true as size": ("latent: 2", "latent: true", 8, "True given, a whole number"),
     "zero latents": ("latent: 2", "latent: 0", 8, "0 given, a number of at"),
     "huge": ("latent: 2", f"latent: 1{40 * '0'}", 8, "given, a number of at"),
     "NaN": ("1e-2", ".nan", 21, "nan given, a finite number"),

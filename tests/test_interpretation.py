@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import SETTINGS, coarse, fine, replicas, tables
 
-from nestedae_utils.chapters import interpretation
+from nestedae_utils.chapters import interpretation, segregation
 from nestedae_utils.model.chain import fit
 
 SEEDS = given(seed=st.integers(0, 2**31))
@@ -116,7 +116,10 @@ def test_encoders_that_are_not_as_trained():
         )
     pruned = weights(interpretation.pruned(chain, name, 0.3))
     assert ((pruned == 0) == (np.abs(before) < 0.3)).all()
-    start = weights(interpretation.untrained(chain, name))
+    start = weights(started := interpretation.untrained(chain, name))
+    first, more = segregation.untrained_maps(chain, table, 2)
+    np.testing.assert_array_equal(first[:2], started.encode(table)[:2])
+    assert not np.array_equal(first, more)
     np.testing.assert_array_equal(start[:2], start[2:])
     assert not np.array_equal(start[0], start[1])
     # a few steps do not lead far away from the start, and the chain stays

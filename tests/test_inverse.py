@@ -166,7 +166,7 @@ def test_completion_of_a_linear_chain_is_exact(seed):
 def test_rows_do_not_depend_on_each_other(trained):
     chain, table = trained
     search = searched(chain, table, starts=3, steps=20)
-    fine = chain.encode(table, "low", seen_by="high")[:, :5]
+    fine = chain.seen_by("high").encode(table, "low")[:, :5]
     every = complete(search, {"z": fine, "k": table["k"][:5]})
     last = complete(search, {"z": fine[:, 4:], "k": table["k"][4:5]})
     np.testing.assert_allclose(every.latents[:, 4:], last.latents, atol=1e-4)

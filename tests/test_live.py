@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from nestedae_utils.chapters import live_map as live
+from nestedae_utils.book import live_map as live
 
 POINTS = pd.DataFrame(
     {

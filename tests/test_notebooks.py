@@ -33,6 +33,9 @@ WRONG = [
     ("13_three_scales", {"sizes": "10, 4"}, "sizes: 4 given"),
     ("14_interpretation", {"seeds": 1}, "from 2 to 200"),
     ("14_interpretation", {"backgrounds": 9}, "'background'"),
+    ("15_element_codes", {"latent": 0}, "latent: 0 given"),
+    ("15_element_codes", {"codebook": 1}, "codebook: 1 given"),
+    ("15_element_codes", {"discrepancy": -1.0}, "discrepancy: -1.0 given"),
     ("19_when_nesting_helps", {"relevances": "0,101"}, "relevances: 101 given"),
 ]
 EACH = pytest.mark.parametrize("name", SMALL)

@@ -118,7 +118,7 @@ def test_a_notebook_declares_what_papermill_finds(name):
     assert parameters.parse(one, texts) == parameters.effective(one, {})
     assert len(one.title) > 5
     assert len(one.summary) > 60
-    assert one.run_time.startswith("Run time: about")
+    assert one.run_time.startswith("Run time: ")
     assert not set("{}`\n") & set(one.title + one.summary + one.run_time)
 
 

@@ -14,6 +14,7 @@ from conftest import ROOT, pages
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from pybtex.database import parse_file
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CUDA = re.compile(r"(nvidia|cuda)-|triton$")
@@ -21,6 +22,14 @@ MACHINE = re.compile(
     r"(?<![\w.>-])/(?:home|root|Users|work)(?:/|\b)"
     r"|(?:index-url|find-links)[ =]+['\"]?(?:https?|file):"
 )
+
+
+def test_every_citation_is_in_the_list_of_references():
+    listed = set(parse_file(str(ROOT / "references.bib")).entries)
+    texts = "".join(map(read, ["index.md", *(p.relative_to(ROOT) for p in NOTEBOOKS)]))
+    cited = set(",".join(re.findall(r"\{cite\}`([\w,]+)`", texts)).split(","))
+    assert len(cited) > 10
+    assert cited <= listed
 
 
 def read(name):

@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
-from nestedae_utils.book import claims, records
+from nestedae_utils.book import claims, records, reference
 from nestedae_utils.book.records import record
 from nestedae_utils.chapters import design
 from nestedae_utils.errors import DataError
@@ -23,6 +24,7 @@ KNOWN = claims.quantities()
 GAP, ROWS, OURS = "gap_mae_train_as_made", "band_gap_rows", "device_inputs"
 RAREST = "rarest_layer_share"
 REPEAT = KNOWN[GAP].repeat
+ENDS = ("low", "high")
 
 
 def results(*found, source="paper", chapter="05_bandgap_scale", same=True):
@@ -89,9 +91,76 @@ def test_the_reference_is_ours_alone_and_complete():
 def test_a_record_has_ours_and_what_the_paper_states():
     assert record(GAP, 0.15, 0.01, 5, cell=3) == {
         **{"quantity": GAP, "value": 0.15, "spread": 0.01, "unit": "eV"},
-        **{"replicas": 5, "paper": 0.156, "where": "Table 1", "tolerance": 0.007},
+        **{
+            "replicas": 5,
+            "low": None,
+            "high": None,
+            "paper": 0.156,
+            "where": "Table 1",
+            "tolerance": 0.007,
+        },
         **{"verdict": claims.REPRODUCED, "cell": 3},
     }
+
+
+def test_a_record_has_the_ends_of_its_interval_and_is_judged_by_them():
+    one = record(GAP, 0.15, 0.01, 5, ends=(0.14, 0.16))
+    assert (one["low"], one["high"]) == (0.14, 0.16)
+    assert one["verdict"] == claims.UNDECIDED
+    (here,) = records.table([one])["here"]
+    assert here == "0.15 ± 0.01 (0.14 to 0.16)"
+    # one draw has none
+    one = record(GAP, 0.15, ends=(math.nan, math.nan))
+    assert (one["low"], one["verdict"]) == (None, claims.REPRODUCED)
+
+
+def test_every_inexact_quantity_of_the_reference_has_an_interval():
+    for content in records.results_of(records.REFERENCE).values():
+        for one in content["records"]:
+            name, value, low, high = (
+                one[key] for key in ("quantity", "value", "low", "high")
+            )
+            if KNOWN[name].exact:
+                assert low is high is None, name
+            else:
+                assert low <= value <= high, name
+                assert KNOWN[name].repeat == reference.repeat(one), name
+
+
+def copies(one, random, count=1000):
+    """Draw values as an interval says, to either side of the value."""
+    low, high = ((one[end] - one["value"]) / 1.96 for end in ("low", "high"))
+    away = random.normal(size=count)
+    return one["value"] + np.where(away < 0, -low, high) * away
+
+
+def test_copies_of_the_references_draws_agree_with_it():
+    """Drawn as the intervals say: 95 whole copies in 100 within ``repeat``.
+
+    A copy, with an interval as wide as its original, can be undecided, but has
+    not the opposite verdict.
+    """
+    random, agree = np.random.default_rng(0), np.ones(1000, bool)
+    kept = records.results_of(records.REFERENCE)
+    ours = {r["quantity"]: r for c in kept.values() for r in c["records"]}
+    drawn = {n: one for n, one in ours.items() if one["low"] is not None}
+    for name, one in drawn.items():
+        away = np.abs(copies(one, random, len(agree)) - one["value"])
+        agree &= away <= KNOWN[name].repeat
+    assert len(drawn) > 100
+    assert agree.mean() >= 0.95
+    for claim in claims.claims().values():
+        for name in {claim.as_made, claim.as_should} & set(drawn):
+            one = drawn[name]
+            held = claims.holds(claim, (one["value"], one["low"], one["high"]))
+            found = [
+                claims.holds(
+                    claim, (copy, *(one[e] + copy - one["value"] for e in ENDS))
+                )
+                for copy in copies(one, random, 200)
+            ]
+            if held is not None:
+                assert np.mean([other is (not held) for other in found]) <= 0.01, name
 
 
 def test_a_table_is_written_to_be_read():
@@ -119,7 +188,7 @@ def test_differences_are_told_one_by_one():
     assert records.differences(fresh, kept) == [
         f"{ROWS}: only in the reference",
         "device_rows: only in the run",
-        f"{GAP}: {far['value']:.6g} now, 0.15 in the reference, {REPEAT:g} allowed",
+        f"{GAP}: {claims.written(far)} now, 0.15 in the reference, {REPEAT:g} allowed",
     ]
 
 

@@ -79,6 +79,26 @@ def test_refresh_of_what_is_no_run(folders, fault, tmp_path):
     assert not kept.exists()
 
 
+def test_repeat_is_twice_as_far_as_the_farther_end(tmp_path):
+    """To two digits, rounded up; exact ones stay exact."""
+
+    def of(value, *ends):
+        return reference.repeat(record(GAP, value, ends=ends or None))
+
+    assert of(0.15, 0.1431, 0.16) == 0.02
+    assert of(0.15, 0.1381, 0.16) == 0.024
+    assert of(150, 27.9, 160) == 250
+    assert of(100, 100, 100) == 1
+    assert of(0, 0, 0) == 1e-6
+    assert of(0.15) == 0
+    table = tmp_path / "quantities.csv"
+    table.write_text(f'quantity,meaning,unit,repeat\n{GAP},"a, b",eV,9\nc,d,,0\n')
+    ran = results(record(GAP, 0.15, ends=(0.1431, 0.16)))
+    reference.write_repeats([ran], table)
+    lines = table.read_text().splitlines()
+    assert lines[1:] == [f'{GAP},"a, b",eV,0.02', "c,d,,0"]
+
+
 def notebook(path, **data):
     """Write an executed notebook with one figure."""
     figure = {"mystnb": {"figure": {"name": "fig-07-map"}}}

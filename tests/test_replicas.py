@@ -34,14 +34,12 @@ def test_a_fold_without_rows_is_refused():
 
 
 @given(st.integers(2, 4), st.integers(1, 3), st.integers(1, 3))
-def test_grid_and_over_are_means_by_label(count, seeds, sizes):
+def test_a_grid_is_means_by_label(count, seeds, sizes):
     replicas = Replicas.cross(folds(12, count), seeds).times(latent=range(sizes))
     values = np.random.default_rng(0).normal(size=(len(replicas), 2))
     cube = values.reshape(sizes, count, seeds, 2)
     assert np.allclose(replicas.grid(values, "latent", "fold"), cube.mean(2))
     assert np.allclose(replicas.grid(values, "seed"), cube.mean((0, 1)))
-    flat = cube.mean(2).reshape(-1, 2)
-    assert np.allclose(replicas.over("seed", values), flat)
 
 
 def test_summary_is_over_folds_else_over_seeds():

@@ -19,7 +19,7 @@ from nestedae_utils.book import parameters, records
 from nestedae_utils.data import files
 from nestedae_utils.errors import DataError, ParameterError
 from nestedae_utils.model import cache
-from nestedae_utils.rerun import comparison, engine, execution, folders, runs
+from nestedae_utils.rerun import comparison, engine, execution, runs
 from nestedae_utils.rerun.execution import RunError
 
 FILES = "90_tiny.html 90_tiny.ipynb figures results.json run.json".split()
@@ -165,7 +165,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 def test_what_a_killed_run_left_is_removed(tmp_path):
     for name in (".run.part-0123", ".run.part-ab", ".run.parted"):
         (tmp_path / name).mkdir()
-    with folders.held(tmp_path / "run", "run.json") as scratch:
+    with runs.held(tmp_path / "run", "run.json") as scratch:
         left = [".run.lock", ".run.parted", scratch.name]
         assert names(tmp_path) == sorted(left)
     assert names(tmp_path) == [".run.parted"]
@@ -337,7 +337,7 @@ def test_verify_of_a_chapter_trains_anew(tmp_path, monkeypatch):
     assert before
     assert comparison.verify(tmp_path / "run", parameters.NOTEBOOKS) == ([], [])
     assert sorted((tmp_path / "cache").rglob("*")) == before
-    assert len(names(tmp_path / "run" / "figures")) == 4
+    assert len(names(tmp_path / "run" / "figures")) == 5
 
 
 # --- papermill alone -------------------------------------------------------

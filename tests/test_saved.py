@@ -31,8 +31,8 @@ def test_save_and_load(chain, path):
     table = tables(9, 2)
     assert (again.encode(table) == chain.encode(table)).all()
     assert (
-        again.encode(table, "fine", seen_by="coarse")
-        == chain.encode(table, "fine", seen_by="coarse")
+        again.seen_by("coarse").encode(table, "fine")
+        == chain.seen_by("coarse").encode(table, "fine")
     ).all()
     found = again.fitted["coarse"].replicas
     assert found.labels["seed"].tolist() == [0, 1, 0, 1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import fine
+from models import fine, tensors
 
 from nestedae_utils.errors import ParameterError
 from nestedae_utils.model import layers, networks
@@ -53,7 +53,7 @@ CASES = {
         "give one-hot blocks the scaling 'none'",
     ),
     "net": (lambda: fine(net="convolution"), "net: 'convolution' given"),
-    "code": (lambda: fine(code="vq"), "code: 'vq' given, one of 'plain'"),
+    "code": (lambda: fine(code="vk"), "code: 'vk' given, one of 'plain'"),
 }
 
 
@@ -82,8 +82,8 @@ def test_kinds_of_heads():
         ("z",),
         (),
     ]
-    assert [h.name for h in scale.reconstructed] == ["both", "z"]
     assert [h.name for h in scale.predicted] == ["p"]
+    assert {k: b.width for k, b in scale.blocks.items()} == {"x": 2, "z": 1, "p": 1}
     assert scale.width == 3
 
 
@@ -162,11 +162,7 @@ def test_the_seed_alone_decides_the_first_weights():
 def test_a_pass_is_that_of_torch_layers(kind):
     head = Head("p", 2, hidden=(4,), activation=kind)
     scale = fine(heads=(head,), hidden=(5,), activation=kind)
-    p = networks.tensors(
-        {k: v[None] for k, v in networks.initial(scale, 0).items()},
-        1,
-        torch.float64,
-    )
+    p = tensors({k: v[None] for k, v in networks.initial(scale, 0).items()}, 1)
     act = {"linear": torch.nn.Identity(), "elu": torch.nn.ELU()}.get(
         kind, getattr(torch, kind, None)
     )

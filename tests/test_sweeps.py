@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from nestedae_utils.book import parameters
 from nestedae_utils.errors import ParameterError
-from nestedae_utils.rerun import comparison, execution, folders, runs, sweeps
+from nestedae_utils.rerun import comparison, execution, runs, sweeps
 from nestedae_utils.rerun.execution import RunError
 
 
@@ -114,7 +114,7 @@ def test_a_sweep_has_a_table_a_plot_and_all_runs(local):
     assert list(frame) == [
         "run",
         *parameters.find("90", notebooks).parameters,
-        *"quantity value spread unit replicas".split(),
+        *"quantity value spread unit replicas low high".split(),
     ]
     assert frame["value"].tolist() == [0, 0.1, 1, 1.1, 2, 2.1]
     assert names(folder / "runs") == sorted(frame["run"])
@@ -174,7 +174,7 @@ def test_a_killed_kernel_costs_one_retried_run(notebooks, tmp_path):
 def test_two_sweeps_in_one_folder(copied):
     notebooks, folder = copied
     with (
-        folders.held(folder, sweeps.RECORD),
+        runs.held(folder, sweeps.RECORD),
         pytest.raises(RunError, match="another run is being made there"),
     ):
         sweeps.sweep(planned(notebooks, "seed=0"), folder)

@@ -1,20 +1,17 @@
 """Training: the definition by hand, and the fast path held against it."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import SETTINGS, fine, replicas, tables
+from models import SETTINGS, fine, replicas, tables, tensors
 from test_scales import scales
 
 from nestedae_utils.errors import ParameterError
 from nestedae_utils.model import (
     cache,
     dense,
-    jobs,
     kernels,
     networks,
     reference,
@@ -59,14 +56,12 @@ def arrays(scale, rows=40, seed=0):
 
 def both(scale, inputs, targets, some, **settings):
     """Train by the fast path and by the definition in float64."""
-    job = jobs.Job(
-        scale,
-        *jobs.side_by_side(scale, inputs, targets),
-        some,
-        *settings.values(),
-        torch.device("cpu"),
+    place = torch.device("cpu")
+    job, exact = (
+        reference.Job(scale, inputs, targets, some, place=place, **settings)
+        for _ in range(2)
     )
-    exact = replace(job, dtype=torch.float64)
+    exact.dtype = torch.float64
     found = []
     for run, own in (
         (dense.train, job),
@@ -209,15 +204,14 @@ def test_seeds_decide():
 
 @pytest.mark.parametrize("width", [3, 8])
 def test_dropout_bits_are_numpys(width):
-    """Odd numbers of bits too, of which numpy keeps a half for later."""
-    random = np.random.Generator(np.random.SFC64([7, 2]))
-    words = np.random.SFC64([7, 2]).state["state"]["state"]
-    state = np.concatenate([words, np.zeros(2, np.uint64)])
+    """Odd numbers of bits too: each layer's begin with a new word."""
+    random = np.random.SFC64([7, 2])
+    state = random.state["state"]["state"]
     for count in (width, 5 * width, 1):
-        expected = np.frombuffer(random.bytes(2 * count), np.uint16) >= 20000
+        words = random.random_raw(-(-count // 4)).view(np.uint16)
         kept = np.empty(count, np.uint8)
         kernels.keep(state, 20000, kept)
-        assert kept.tolist() == expected.tolist()
+        assert kept.tolist() == (words[:count] >= 20000).tolist()
 
 
 # --- the definition ----------------------------------------------------------
@@ -286,7 +280,7 @@ def test_metrics_of_rows_and_of_batches():
         batch_size=10,
         learning_rate=0.01,
     )
-    p = networks.tensors(found.parameters, 1, torch.float64)
+    p = tensors(found.parameters, 1)
     x = torch.tensor(table["x"])[None]
     out = networks.decode(scale.heads[0], p, networks.encode(scale, p, x))
     miss = (out[0] - x[0]).abs().mean(-1).numpy()
@@ -302,8 +296,7 @@ def test_metrics_of_rows_and_of_batches():
 
 
 def test_histories_are_dense_at_the_end_and_even_on_a_log_axis():
-    job = jobs.Job(fine(), None, {}, None, 1500, 10, 0.1, None)
-    epochs = np.flatnonzero(job.told) + 1
+    epochs = np.flatnonzero(reference.told(1500)) + 1
     assert epochs[0] == 1
     assert (np.diff(epochs[-200:]) == 1).all()
     before = epochs[epochs <= 1300]
@@ -319,7 +312,7 @@ def test_a_code_of_ones_own(monkeypatch):
         mean, log = columns.chunk(2, -1)
         return mean if noise is None else mean + noise * torch.exp(log / 2)
 
-    def penalty(columns, z, p):
+    def penalty(columns, z, p, weights):
         mean, log = columns.chunk(2, -1)
         return 0.01 * (mean**2 + log.exp() - log - 1).sum(-1) / 2
 
@@ -334,6 +327,20 @@ def test_a_code_of_ones_own(monkeypatch):
     for name, value in alone.parameters.items():
         same = found.parameters[name][4]
         np.testing.assert_allclose(value[0], same, atol=2e-6)
+
+
+def test_rows_without_weight_change_nothing():
+    """So a step can be recorded, and a replica that is done stays as it is."""
+    table, settings = tables(), {**SETTINGS, "place": torch.device("cpu")}
+    job = reference.Job(fine(), table["x"], table, replicas(2), **settings)
+    stack = reference.Stack(job, [0, 1])
+    state = [stack.flat, stack.mean, stack.square, stack.taken]
+    before = [part.detach().clone() for part in state]
+    stack.step()
+    assert all(map(torch.equal, state, before))
+    stack.batch = next(stack.epoch())
+    stack.step()
+    assert not any(map(torch.equal, state, before))
 
 
 # --- what people meet --------------------------------------------------------

@@ -4,8 +4,6 @@ At the start it checks its parameters: papermill by itself runs a mistyped
 name with the defaults.  At the end it shows its records and writes them.
 """
 
-from __future__ import annotations
-
 import datetime
 import importlib.metadata
 import os
@@ -25,8 +23,10 @@ from matplotlib.figure import Figure
 from myst_nb import glue
 
 from nestedae_utils.book import figures, parameters, progress, records
+from nestedae_utils.book.claims import quantities
 from nestedae_utils.data.files import NOTEBOOKS, WORKPLACE
 from nestedae_utils.data.tables import Tables
+from nestedae_utils.errors import ParameterError
 from nestedae_utils.model import training
 from nestedae_utils.model.cache import LIBRARIES
 
@@ -35,6 +35,8 @@ NOTICE = (
     "asked for. Everything on this page was computed on generated tables of "
     "the same shape and says nothing about the paper."
 )
+
+GLUED = {"": "value", "_low": "low", "_high": "high"}
 
 
 def results_folder() -> Path:
@@ -117,9 +119,17 @@ class Chapter:
         """Add a record; where a cell runs again, its last value stands.
 
         ``spread`` is a standard deviation, ``replicas`` the trainings, folds
-        or rows behind the value, ``ends`` those of its 95 % interval.
-        `claims.verdict` says what is compared.
+        or rows behind the value, ``ends`` those of its 95 % interval, as
+        :mod:`nestedae_utils.study.statistics` has them; NaN if unknown, none if
+        the quantity is exact. `claims.verdict` says what is compared.
         """
+        if (ends is None) != quantities()[quantity].exact:
+            needed = "an inexact" if ends is None else "an exact"
+            raise ParameterError(
+                f"ends of {quantity}: {ends} given for {needed} quantity; those of "
+                "a 95 % interval are allowed, and none where `repeat` in "
+                "data/quantities.csv is 0: exact."
+            )
         one = records.record(
             *(quantity, value, spread, replicas, self.source, self.as_in_paper),
             cell=getattr(get_ipython(), "execution_count", None),
@@ -132,11 +142,14 @@ class Chapter:
         """Write ``results/<name>.json``; return the records as a table.
 
         In the book the chapter's text can name each value by its quantity,
-        as in ``{glue:text}`gap_mae_val_as_made:.3f```.
+        as in ``{glue:text}`gap_mae_val_as_made:.3f```, and the ends of its
+        interval by ``_low`` and ``_high`` behind it.
         """
         if get_ipython() is not None:
             for one in self.records:
-                glue(one["quantity"], one["value"], display=False)
+                for ending, key in GLUED.items():
+                    if one[key] is not None:
+                        glue(one["quantity"] + ending, one[key], display=False)
         versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
         content = {
             "chapter": self.name,

@@ -6,10 +6,10 @@
 ``data/places_<key>.csv``, the number and the relation that it states (``tolerance``
 belongs to "="), and the quantities that test it: ``as_made``, the way the
 authors did, and ``as_should``, as it should be.  ``data/quantities.csv`` has
-what the book can state, and ``repeat``, within which a second run must agree.
+what the book can state, and ``repeat``, within which a second run must agree:
+0 says that a quantity is exact, all else follows from the reference's intervals
+(`nestedae_utils.book.reference.repeat`) and is never typed.
 """
-
-from __future__ import annotations
 
 import csv
 import functools
@@ -52,6 +52,11 @@ class Quantity(NamedTuple):
     meaning: str
     unit: str
     repeat: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is drawn for it: a count in a published table, say."""
+        return self.repeat == 0
 
 
 class Claim(NamedTuple):
@@ -109,16 +114,24 @@ def by_quantity() -> dict[str, Claim]:
     return {one.as_made: one for one in claims().values() if one.as_made}
 
 
+@functools.cache
+def settled_otherwise() -> frozenset[str]:
+    """Return the claims of ``data/turned.csv``.
+
+    They came out otherwise in another arithmetic or training path, as
+    ``make arithmetic`` found: what hangs on that is undecided.
+    """
+    return frozenset(row["claim"] for row in _rows("turned.csv"))
+
+
 Measured = tuple[float, float, float]
 """A value and the ends of its 95 % interval, which are the value if it has none."""
 
 
 def holds(claim: Claim, measured: Measured) -> bool | None:
-    """Tell whether a value stands in the claim's relation to the paper's.
-
-    None if this would not be the same everywhere in its interval.
-    """
-    found = {_holds(claim, value) for value in measured}
+    """Tell whether an interval stands in a claim's relation; None if a part does."""
+    nearest = sorted((*measured[1:], claim.paper or 0.0))[1]
+    found = {_holds(claim, value) for value in (*measured, nearest)}
     return found.pop() if len(found) == 1 else None
 
 
@@ -136,12 +149,17 @@ def verdict(
     values: Sequence[Measured | None],
     source: str = "paper",
     protocol: bool = True,
+    otherwise: frozenset[str] | None = None,
 ) -> str:
     """Judge a claim by the values of the quantities that it names.
 
     The first is the value as made, or the only one; None was not measured.
-    Nothing is compared on the twin, nor without the book's settings.
+    Nothing is compared on the twin, nor without the book's settings.  What
+    came out otherwise in another arithmetic, of claims ``otherwise``, is
+    undecided.
     """
+    if otherwise is None:
+        otherwise = settled_otherwise()
     held = [holds(claim, value) if claim and value else False for value in values]
     rules = {
         NOT_TESTABLE: not values,
@@ -149,18 +167,22 @@ def verdict(
         NO_PAPER_VALUE: claim is None,
         OTHER_SETTINGS: not protocol,
         NOT_RUN: None in values,
+        UNDECIDED: (claim is not None and claim.claim in otherwise)
+        or (None in held and held[0] is not False),
         NOT_REPRODUCED: held[:1] == [False],
-        UNDECIDED: None in held,
         ONLY_AS_MADE: not all(held),
     }
     return next((word for word, applies in rules.items() if applies), REPRODUCED)
 
 
-def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def assess(
+    results: Mapping[str, Mapping[str, Any]], otherwise: frozenset[str] | None = None
+) -> pd.DataFrame:
     """Judge every claim by the chapters' results: one row a claim.
 
     ``made at`` and ``should at`` are the chapter and the count of the cell
     that computed a value, or None.  Beside the twin stands no paper's number.
+    ``otherwise`` is that of `verdict`.
     """
     measured = {
         one["quantity"]: {**content, **one}
@@ -177,13 +199,13 @@ def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         ]
         source = "twin" if "twin" in {one["data_source"] for one in used} else "paper"
         protocol = all(one["as_in_paper"] for one in used)
-        row["verdict"] = verdict(claim, values, source, protocol)
+        row["verdict"] = verdict(claim, values, source, protocol, otherwise)
         unit = quantities()[names[0]].unit if names else ""
         stated = f"{claim.stated} {'' if unit == '1' else unit}".strip()
         row["paper"] = "" if row["verdict"] == TWIN else stated
         for field, column, at in WAYS:
             one = measured.get(row[field])
-            row[column] = plus_minus(one["value"], one["spread"]) if one else ""
+            row[column] = written(one) if one else ""
             row[at] = (one["chapter"], one.get("cell")) if one else None
         rows.append(row)
     return pd.DataFrame(rows, dtype=object)
@@ -192,6 +214,33 @@ def assess(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 def _measured(record: Mapping[str, Any]) -> Measured:
     value, ends = record["value"], (record.get("low"), record.get("high"))
     return value, *(value if end is None else end for end in ends)
+
+
+def turned(
+    results: Mapping[str, Mapping[str, Any]],
+    others: Mapping[str, Mapping[str, Any]],
+    otherwise: frozenset[str] | None = None,
+) -> dict[str, str]:
+    """Say of each claim that two runs tested, and differ in, how."""
+    now, then = (assess(one, otherwise).set_index("claim") for one in (results, others))
+    lines = {}
+    ran = (now["verdict"] != NOT_RUN) & (then["verdict"] != NOT_RUN)
+    for name in now.index[ran & (now["verdict"] != then["verdict"])]:
+        both = [
+            f"{MARKS[one.verdict]} {one.verdict} ({one['as made']}; "
+            f"{one['as it should be']})"
+            for one in (now.loc[name], then.loc[name])
+        ]
+        lines[name] = f"{both[0]} now, {both[1]} before"
+    return lines
+
+
+def written(record: Mapping[str, Any]) -> str:
+    """Write a record's value, its spread, and the ends of its interval."""
+    text = plus_minus(record["value"], record["spread"])
+    if record.get("low") is None:
+        return text
+    return f"{text} ({plus_minus(record['low'])} to {plus_minus(record['high'])})"
 
 
 def plus_minus(value: float, spread: float | None = None) -> str:

@@ -1,7 +1,5 @@
 """Figures in one style: colours by entity, and what two chapters share."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from html import escape

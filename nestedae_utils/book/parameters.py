@@ -12,8 +12,6 @@ is read, never executed, and no text of a user is evaluated.  What is not
 allowed is a `ParameterError` of one line.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import json
@@ -40,9 +38,9 @@ _SPAN = re.compile(rf"(each |(above )|){_NUMBER}(?(2), up to | to ){_NUMBER}")
 class Parameter:
     """A parameter as a notebook declares it; ``help`` is its meaning.
 
-    ``allowed`` has the allowed values in words, ``told`` in those of an
-    error.  A text is one of ``choices``, where there are any; a number, or
-    each whole number that is ``listed`` in a text, lies in ``span``.
+    ``allowed`` has the allowed values in words.  A text is one of
+    ``choices``, where there are any; a number, or each whole number that is
+    ``listed`` in a text, lies in ``span``.
     """
 
     name: str
@@ -50,25 +48,26 @@ class Parameter:
     default: Any
     help: str
     allowed: str
-    told: str
     choices: tuple[str, ...] = ()
     span: tuple[float, float] = (-math.inf, math.inf)
     listed: bool = False
 
     def check(self, value: Any) -> Any:
         """Return a value, if it is allowed, in its declared type."""
-        number = {int: Integral, float: Real}.get(self.kind)
-        good = isinstance(value, number or self.kind)
-        told = f"{self.told} is allowed.{nearest(value, self.choices)}"
-        if number:
+        numeric = {int: Integral, float: Real}
+        good = isinstance(value, numeric.get(self.kind, self.kind))
+        told = f"{self.allowed} is allowed."
+        if self.kind in numeric:
             low, high = self.span
             good = good and not isinstance(value, bool) and low <= value <= high
+            told = told.replace("a number", "a finite number")
         elif self.kind is str and not good:
             told = "text is allowed."
         elif self.listed:
             good, told = self._list(value)
         elif self.choices:
-            good = value in self.choices
+            good, known = value in self.choices, ", ".join(map(repr, self.choices))
+            told = f"one of {known} is allowed.{nearest(value, self.choices)}"
         if not good:
             raise ParameterError(f"{self.name}: {shown(value)} given, {told}")
         return self.kind(value)
@@ -81,17 +80,18 @@ class Parameter:
             told = "whole numbers separated by commas are allowed, for example"
             return False, f'{told} "2, 4, 8".'
         good = len(set(values)) == len(values)
+        each = "a whole number from {} to {}".format(*self.span)
         for value in values if good else ():
-            replace(self, kind=int, listed=False).check(value)
+            replace(self, kind=int, listed=False, allowed=each).check(value)
         return good, "each number may stand only once."
 
     def parse(self, text: str) -> Any:
         """Return the value that a text on the command line means."""
-        if len(text) > LONGEST or not text.isprintable():
-            long = f"a text of {len(text)} characters"
-            given = long if len(text) > LONGEST else repr(text)
-            told = f"{given} given, {self.allowed} is allowed."
-            raise ParameterError(f"{self.name}: {told}")
+        if (long := len(text) > LONGEST) or not text.isprintable():
+            given = f"a text of {len(text)} characters" if long else repr(text)
+            raise ParameterError(
+                f"{self.name}: {given} given, {self.allowed} is allowed."
+            )
         value: Any = text
         if self.kind is bool:
             value = {"true": True, "false": False}.get(text.lower(), text)
@@ -105,26 +105,23 @@ class Parameter:
 def _range(name: str, kind: type, words: str) -> tuple[Any, ...]:
     """Return a parameter's fields from ``allowed`` on, as its range states them."""
     if kind is _WORDS.get(words):
-        return words, words
+        return (words,)
     if kind is str and words.startswith("one of "):
-        choices = tuple(words.removeprefix("one of ").split(", "))
-        return words, f"one of {', '.join(map(repr, choices))}", choices
+        return words, tuple(words.removeprefix("one of ").split(", "))
     span = _SPAN.fullmatch(words)
     first, _, *ends = span.groups() if span else ("none", "", 0, 0)
     low, high = map(float if kind is float else int, ends)
     between = f"from {low:.12g} to {high:.12g}"
-    several = f"different whole numbers {between}, separated by commas"
-    above = f"a number above {low:.12g} up to {high:.12g}"
-    said = {
-        (int, ""): (f"a whole number {between}", f"a whole number {between}"),
-        (str, "each "): (several, f"a whole number {between}"),
-        (float, ""): (f"a number {between}", f"a finite number from {low} to {high}"),
-        (float, "above "): (above, f"a finite number of at most {high} above {low:g}"),
+    allowed = {
+        (int, ""): f"a whole number {between}",
+        (str, "each "): f"different whole numbers {between}, separated by commas",
+        (float, ""): f"a number {between}",
+        (float, "above "): f"a number above {low:.12g} up to {high:.12g}",
     }
-    if (kind, first) not in said:
+    if (kind, first) not in allowed:
         raise ValueError(f"{name}: {words!r} is no range of its type")
     lowest = math.nextafter(low, math.inf) if first == "above " else low
-    return *said[kind, first], (), (lowest, high), kind is str
+    return allowed[kind, first], (), (lowest, high), kind is str
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -184,18 +181,17 @@ def read(path: Path) -> Notebook:
         tagged = (s for s, t in zip(sources, tags, strict=True) if "parameters" in t)
         parameters = _declared(next(tagged, ""))
     except (OSError, ValueError, KeyError, TypeError, SyntaxError) as error:
-        named = f"{type(error).__name__}: {error}"
-        reason = getattr(error, "strerror", None) or named
-        raise DataError(
-            f"{path}: not a notebook with annotated parameters ({reason}); "
-            "restore the file."
-        ) from None
+        reason = getattr(error, "strerror", "") or f"{type(error).__name__}: {error}"
+        words = (
+            f"not a notebook with annotated parameters ({reason}); restore the file."
+        )
+        raise DataError(f"{path}: {words}") from None
     texts = [_plain(text) for text in "".join(sources[:1]).split("\n\n")]
-    titles = [text[2:] for text in texts if text.startswith("# ")]
-    others = [text for text in texts if text and not text.startswith("# ")]
-    times = [text for text in others if text.startswith("Run time")]
-    title, summary, run_time = (next(iter(t), "") for t in (titles, others, times))
-    return Notebook(path.stem, path, title, summary, run_time, parameters)
+    starts = "# ", "(?!# ).", "Run time"
+    title, summary, run_time = (
+        next((t for t in texts if re.match(start, t)), "") for start in starts
+    )
+    return Notebook(path.stem, path, title[2:], summary, run_time, parameters)
 
 
 def _plain(text: str) -> str:
@@ -219,8 +215,8 @@ def _declared(source: str) -> dict[str, Parameter]:
             code = ast.get_source_segment(line, statement) or ""
             comment = re.fullmatch(r" *# *(.+); (.+)", line.removeprefix(code))
             meaning, words = comment.groups() if comment else ("", "")
-            fields = name, kind, default, meaning, *_range(name, kind, words)
-            parameters[name] = Parameter(*fields)
+            allowed = _range(name, kind, words)
+            parameters[name] = Parameter(name, kind, default, meaning, *allowed)
             parameters[name].check(default)
     return parameters
 

@@ -8,8 +8,6 @@ rows behind the value).  The claim that the quantity tests as made states
 count of the notebook's cell that recorded it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter
@@ -20,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from nestedae_utils.book.claims import by_quantity, plus_minus, quantities, verdict
+from nestedae_utils.book.claims import by_quantity, quantities, verdict, written
 from nestedae_utils.data.files import DATA
 from nestedae_utils.errors import DataError, ParameterError, replacing
 
@@ -46,7 +44,10 @@ def record(
         told = f"value of {quantity}: {value} given, a finite number is allowed."
         raise ParameterError(told)
     claim = None if source == "twin" else by_quantity().get(quantity)
-    low, high = map(float, ends or (value, value))
+    known = bool(ends) and all(map(math.isfinite, ends or ()))
+    low, high = map(float, ends if ends and known else (value, value))
+    if quantities()[quantity].unit == "%":  # Student's t knows no end of a share
+        low, high = max(low, 0.0), min(high, 100.0)
     return {
         "quantity": quantity,
         "value": float(value),
@@ -55,8 +56,8 @@ def record(
         else float(spread),
         "unit": quantities()[quantity].unit,
         "replicas": int(replicas),
-        "low": low if ends else None,
-        "high": high if ends else None,
+        "low": low if known else None,
+        "high": high if known else None,
         "paper": claim and claim.paper,
         "where": claim.where if claim else "",
         "tolerance": claim and claim.tolerance,
@@ -71,7 +72,7 @@ def table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     for one in records:
         name, limit = one["quantity"], one["tolerance"]
         row = {**one, "n": one["replicas"], "meaning": quantities()[name].meaning}
-        row["here"] = plus_minus(one["value"], one["spread"])
+        row["here"] = written(one)
         row["paper"] = "" if one["paper"] is None else by_quantity()[name].stated
         row["tolerance"] = "" if limit is None else f"{limit:g}"
         rows.append(row)
@@ -144,7 +145,7 @@ def differences(results: Mapping[str, Any], reference: Mapping[str, Any]) -> lis
     A quantity that is missing in either has a line too.
     """
     now, then = (
-        {one["quantity"]: one["value"] for one in content["records"]}
+        {one["quantity"]: one for one in content["records"]}
         for content in (results, reference)
     )
     lines = [
@@ -152,8 +153,9 @@ def differences(results: Mapping[str, Any], reference: Mapping[str, Any]) -> lis
         for name in sorted(now.keys() ^ then.keys())
     ]
     for name in sorted(now.keys() & then.keys()):
-        allowed = quantities()[name].repeat
-        if abs(now[name] - then[name]) > allowed + 1e-12:
-            both = f"{now[name]:.6g} now, {then[name]:.6g} in the reference"
+        allowed, before = quantities()[name].repeat, then[name]["value"]
+        # exact ones are equal but for rounding
+        if abs(now[name]["value"] - before) > allowed + 1e-9 * max(1, abs(before)):
+            both = f"{written(now[name])} now, {written(then[name])} in the reference"
             lines.append(f"{name}: {both}, {allowed:g} allowed")
     return lines

@@ -3,18 +3,20 @@
 The folder DIR holds the results of a full run of all chapters; ``make
 reference`` makes that run.  Our own numbers of it are kept, without the
 paper's, if it had the paper's data and the book's settings; the README's
-pictures come from the same run.
+pictures, and ``repeat`` of ``data/quantities.csv``, come from the same run.
 """
 
-from __future__ import annotations
-
+import csv
 import json
+import math
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from nestedae_utils.book import records
 from nestedae_utils.data.files import DATA
-from nestedae_utils.errors import DataError
+from nestedae_utils.errors import DataError, replacing
 
 PICTURES = {
     "latent_map": ("07_latent_maps", "fig-07-map"),
@@ -43,6 +45,36 @@ def refresh(results: Path, reference: Path) -> list[Path]:
     return [write(reference / f"{name}.json", one) for name, one in chapters.items()]
 
 
+def repeat(record: Mapping[str, Any]) -> float:
+    """Return within what a second run must come to the value of a record.
+
+    Twice as far as the farther end of its 95 % interval, to two digits, rounded
+    up: of whole runs, of hundreds of values drawn like these, 95 in 100 or more
+    then agree in all. Ends that are equal, as of seeds without a single error,
+    leave a hundredth of the value, or a millionth; 0 would say exact.
+    """
+    value, low, high = (record[key] for key in ("value", "low", "high"))
+    if low is None:
+        return 0.0
+    reach = max(1e-6, 2 * max(value - low, high - value) or abs(value) / 100)
+    digit = 10.0 ** (math.floor(math.log10(reach)) - 1)
+    return float(f"{math.ceil(reach / digit * (1 - 1e-9)) * digit:.2g}")
+
+
+def write_repeats(contents: Iterable[Mapping[str, Any]], path: Path) -> Path:
+    """Write ``repeat`` of all recorded quantities into their table."""
+    found = {one["quantity"]: one for content in contents for one in content["records"]}
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    place = header.index("repeat")
+    for row in rows:
+        if row[0] in found:
+            row[place] = f"{repeat(found[row[0]]):g}"
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    return path
+
+
 def picture(notebook: Path, name: str) -> str:
     """Return the SVG of a figure of an executed notebook."""
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
@@ -60,6 +92,8 @@ if __name__ == "__main__":
     folder, images = Path(sys.argv[1]), DATA.with_name("images")
     try:
         written = refresh(folder, records.REFERENCE)
+        contents = records.results_of(folder).values()
+        written.append(write_repeats(contents, DATA / "quantities.csv"))
         drawn = {
             images / f"{name}.svg": picture(folder / f"{notebook}.ipynb", figure)
             for name, (notebook, figure) in PICTURES.items()

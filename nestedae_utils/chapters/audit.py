@@ -32,18 +32,18 @@ def words(low: float, high: float, digits: int = 3) -> str:
     return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
-def paired(first: NDArray, second: NDArray | float) -> str:
+def paired(first: NDArray, second: NDArray | float, share: float = 0.0) -> str:
     """Write the 95 % interval of the difference; one pair has none."""
     second = np.broadcast_to(second, np.shape(first))
     if len(second) < 2:
         return ""
-    pair = statistics.paired(first, second)
+    pair = statistics.paired(first, second, share)
     return words(pair.low, pair.high)
 
 
-def gain(values: NDArray) -> str:
+def gain(values: NDArray, share: float = 0.0) -> str:
     """Write the mean of differences, and its 95 % interval."""
-    interval = paired(values, 0.0)
+    interval = paired(values, 0.0, share)
     return f"{values.mean():.3f}" + (f" ({interval})" if interval else "")
 
 
@@ -120,12 +120,16 @@ def accuracies(fitted: Fitted, table: Table) -> pd.DataFrame:
 
 def score(
     predicted: NDArray, target: NDArray, groups: NDArray
-) -> dict[str, float | str]:
-    """Return MAE, its interval over groups, and R2 of (seeds, n)."""
-    errors = np.abs(predicted - target)
-    interval = statistics.interval(errors.mean(0), groups)
-    r2 = np.mean([r2_score(target, values) for values in predicted])
-    return {"MAE": errors.mean(), "95 %": words(*interval, 2), "R2": r2}
+) -> dict[str, statistics.Estimate]:
+    """Estimate MAE and R2 of predictions (seeds, n), rows drawn by groups."""
+
+    def over_seeds(true: NDArray, told: NDArray) -> float:
+        return float(np.mean([r2_score(true, one) for one in told.T]))
+
+    return {
+        "MAE": statistics.rows(np.abs(predicted - target).mean(0), groups),
+        "R2": statistics.resampled(over_seeds, target, predicted.T, groups=groups),
+    }
 
 
 def against(
@@ -134,9 +138,8 @@ def against(
     """Return a model's MAE and ours minus it, with intervals, from (n,)."""
     low, high = statistics.interval(errors, groups)
     interval = statistics.interval(ours - errors, groups)
-    scores = {"MAE": errors.mean(), "low": low, "high": high}
-    scores["nested minus it"] = (ours - errors).mean()
-    return {**scores, "95 %": words(*interval), "at most": interval[1]}
+    more = {"nested minus it": (ours - errors).mean(), "95 %": words(*interval)}
+    return {"MAE": errors.mean(), "low": low, "high": high, **more}
 
 
 def draw_baselines(ax: Axes, scores: pd.DataFrame, models: list[str]) -> None:

@@ -6,8 +6,6 @@ that holds the files under their keys (the folder ``NESTEDAE_DATA_MIRROR``),
 then at its URL; wherever from, size and sha256 are those of the registry.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -9,8 +9,6 @@ affinity and ionisation energy (kJ/mol), electronegativity (Pauling). MA and
 FA, which are groups, have effective values.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping

@@ -5,8 +5,6 @@ tables (doi:10.1039/D3MH01484C, Sec. 3.1 and Fig. 2), which they reproduce to
 rounding error; the notation of the paper's supplement may differ.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

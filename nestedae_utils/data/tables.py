@@ -1,7 +1,5 @@
 """The one CSV reader and validator, and the tables of one source."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial

@@ -14,8 +14,6 @@ Beta distribution, is what two devices of the same inputs differ by.  Devices
 with tin are more often inverted (p-i-n), with contacts of their own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

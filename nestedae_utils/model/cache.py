@@ -6,8 +6,6 @@ the versions of the libraries that compute it.  Change any of them, and the
 result is computed anew.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import functools

@@ -7,12 +7,10 @@ of a scale, standardised, are an input block of a later one.  `latents`,
 in and out, with gradients.  All else calls them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,13 +18,13 @@ from torch import Tensor
 
 from nestedae_utils.errors import DataError, ParameterError, nearest
 from nestedae_utils.model.fitted import Fitted, Scaler, Scalers
+from nestedae_utils.model.layers import Arrays
 from nestedae_utils.model.networks import decode, encode
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Block, Head, Scale
 from nestedae_utils.model.training import train
 
 Table = Mapping[str, np.ndarray | Tensor]
-Arrays = dict[str, np.ndarray]
 
 
 class NestedAutoencoder:
@@ -66,7 +64,7 @@ class NestedAutoencoder:
         *,
         standardise_on: str = "all",
         **settings: Any,
-    ) -> NestedAutoencoder:
+    ) -> Self:
         """Fit one scale on its table; the scales below must be fitted.
 
         The table has every block, also of the scales whose latents it takes,
@@ -76,9 +74,8 @@ class NestedAutoencoder:
         ParameterError, are those of :func:`nestedae_utils.model.training.train`.
         DataError if the table lacks a block or it does not fit.
         """
-        scale, rows = self.scales[name], None
-        if standardise_on == "train":
-            rows = [seen for seen, _ in replicas.splits]
+        scale, own = self.scales[name], standardise_on == "train"
+        rows = [seen for seen, _ in replicas.splits] if own else None
         lower = {
             block.latents_of: {
                 part.name: Scaler.fit(_array(part, table).numpy(), rows)
@@ -88,30 +85,23 @@ class NestedAutoencoder:
             for block in scale.inputs
             if block.lower_scaler == "refitted" and block.latents_of
         }
-        targets = [Block(h.name, h.width, h.scaling) for h in scale.predicted]
         below, scalers, scaled = self._with(lower), {}, {}
-        for block in (*scale.inputs, *targets):
+        for block in scale.blocks.values():
             values = below._raw(block, table).detach()
             if block.scaling == "standard":
                 scalers[block.name] = Scaler.fit(values.numpy(), rows)
                 values = scalers[block.name].scale(values)
             scaled[block.name] = values
         by_head = {
-            head.name: [scaled[part] for part in _parts(scale, head)]
+            head.name: beside([scaled[part] for part in _parts(scale, head)]).numpy()
             for head in scale.heads
         }
-        trained = train(
-            scale,
-            beside([scaled[block.name] for block in scale.inputs]).numpy(),
-            {key: beside(parts).numpy() for key, parts in by_head.items()},
-            replicas,
-            **settings,
-        )
-        learnt = trained.parameters, scalers, lower, trained.history
-        self.fitted[name] = Fitted(scale, replicas, *learnt)
+        inputs = beside([scaled[block.name] for block in scale.inputs]).numpy()
+        fitted = train(scale, inputs, by_head, replicas, **settings)
+        self.fitted[name] = replace(fitted, scalers=scalers, lower_scalers=lower)
         return self
 
-    def attach(self, fitted: Fitted) -> NestedAutoencoder:
+    def attach(self, fitted: Fitted) -> Self:
         """Use a fitted scale; ParameterError if it is declared otherwise."""
         if self.scales.get(fitted.scale.name) != fitted.scale:
             raise ParameterError(
@@ -121,12 +111,13 @@ class NestedAutoencoder:
         self.fitted[fitted.scale.name] = fitted
         return self
 
-    def take(self, places: Sequence[int]) -> NestedAutoencoder:
-        """Return the chain with these replicas in every scale."""
-        chain = NestedAutoencoder(self.scales.values())
-        for name, fitted in self.fitted.items():
-            shared = len(fitted.replicas) == 1
-            chain.fitted[name] = fitted if shared else fitted.take(places)
+    def take(self, places: Sequence[int]) -> Self:
+        """Return the chain with these replicas, also of one that serves all."""
+        chain = copy(self)
+        chain.fitted = {
+            name: one if len(one.replicas) == 1 else one.take(places)
+            for name, one in self.fitted.items()
+        }
         return chain
 
     # --- the one way up and down, with gradients ---------------------------
@@ -143,9 +134,7 @@ class NestedAutoencoder:
     def scaled(self, name: str, key: str, table: Table) -> Tensor:
         """Return a scale's block or target as its network sees it."""
         fitted = self.fitted[name]
-        known = {h.name: Block(h.name, h.width) for h in fitted.scale.predicted}
-        known |= {block.name: block for block in fitted.scale.inputs}
-        values = self.seen_by(name)._raw(known[key], table)
+        values = self.seen_by(name)._raw(fitted.scale.blocks[key], table)
         scaler = fitted.scalers.get(key)
         return scaler.scale(values) if scaler else values
 
@@ -158,9 +147,7 @@ class NestedAutoencoder:
         categories as probabilities.
         """
         fitted = self.fitted[name]
-        widths = {block.name: block.width for block in fitted.scale.inputs}
-        p, z = fitted.together(z)
-        found = {}
+        (p, z), blocks, found = fitted.together(z), fitted.scale.blocks, {}
         for head in fitted.scale.heads:
             parts = _parts(fitted.scale, head)
             if wanted is not None and not set(parts) & set(wanted):
@@ -168,7 +155,7 @@ class NestedAutoencoder:
             values = decode(head, p, z)
             if head.loss == "cross_entropy":
                 values = torch.softmax(values, -1)
-            cuts = [widths.get(key, head.width) for key in parts]
+            cuts = [blocks[key].width for key in parts]
             for key, value in zip(parts, values.split(cuts, -1), strict=True):
                 scaler = fitted.scalers.get(key)
                 found[key] = scaler.unscale(value) if scaler else value
@@ -190,11 +177,15 @@ class NestedAutoencoder:
             found |= below.down(links[key], found[name][key], wanted)
         return found
 
-    def seen_by(self, name: str) -> NestedAutoencoder:
-        """Return the chain with the scalers that a scale fitted anew for others."""
-        return self._with(self.fitted[name].lower_scalers)
+    def seen_by(self, name: str) -> Self:
+        """Return the chain as a later scale sees it.
 
-    def _with(self, lower: Mapping[str, Scalers]) -> NestedAutoencoder:
+        The scales whose inputs that one standardised anew have its statistics
+        instead of their own.  ParameterError if it is not fitted.
+        """
+        return self._with(self.fitted[self._asked(name)].lower_scalers)
+
+    def _with(self, lower: Mapping[str, Scalers]) -> Self:
         chain = copy(self)
         chain.fitted = dict(self.fitted)
         for name, scalers in lower.items():
@@ -209,50 +200,39 @@ class NestedAutoencoder:
 
     # --- arrays in, arrays out ---------------------------------------------
 
-    def encode(self, table: Table, scale: str = "", *, seen_by: str = "") -> np.ndarray:
+    def encode(self, table: Table, scale: str = "") -> np.ndarray:
         """Return the latents (R, n, latent) of a raw table.
 
         The table has the blocks that the scale, the last one where empty, and
-        those below it take.  ``seen_by`` is a later scale that standardised
-        this scale's inputs anew: use its statistics instead of the scale's own.
-        ParameterError if the scale is not fitted, DataError if the table does
-        not fit.
+        those below it take.  ParameterError if the scale is not fitted,
+        DataError if the table does not fit.
         """
-        name, chain = self._asked(scale, seen_by)
-        return chain.latents(name, table).numpy()
+        return self.latents(self._asked(scale), table).numpy()
 
-    def predict(self, table: Table, scale: str = "", *, seen_by: str = "") -> Arrays:
+    def predict(self, table: Table, scale: str = "") -> Arrays:
         """Return every predicted target (R, n, width); see :meth:`encode`."""
-        name, chain = self._asked(scale, seen_by)
+        name = self._asked(scale)
         wanted = [head.name for head in self.scales[name].predicted]
-        return _numpy(chain.outputs(name, chain.latents(name, table), wanted))
+        return _numpy(self.outputs(name, self.latents(name, table), wanted))
 
-    def reconstruct(
-        self, table: Table, scale: str = "", *, seen_by: str = ""
-    ) -> Arrays:
+    def reconstruct(self, table: Table, scale: str = "") -> Arrays:
         """Return every reconstructed block; see :meth:`encode`."""
-        name, chain = self._asked(scale, seen_by)
+        name = self._asked(scale)
         wanted = [block.name for block in self.scales[name].inputs]
-        return _numpy(chain.outputs(name, chain.latents(name, table), wanted))
+        return _numpy(self.outputs(name, self.latents(name, table), wanted))
 
-    def decode(
-        self, latents: np.ndarray, scale: str = "", *, seen_by: str = ""
-    ) -> dict[str, Arrays]:
+    def decode(self, latents: np.ndarray, scale: str = "") -> dict[str, Arrays]:
         """Return what latents (R, n, latent) stand for, by scale and name."""
-        name, chain = self._asked(scale, seen_by)
-        found = chain.down(name, torch.as_tensor(np.asarray(latents)))
+        found = self.down(self._asked(scale), torch.as_tensor(np.asarray(latents)))
         return {lower: _numpy(parts) for lower, parts in found.items()}
 
-    def _asked(self, scale: str, seen_by: str) -> tuple[str, NestedAutoencoder]:
+    def _asked(self, scale: str) -> str:
         name = scale or list(self.scales)[-1]
-        for given in filter(None, (name, seen_by)):
-            if given not in self.fitted:
-                known = ", ".join(map(repr, self.fitted)) or "none"
-                raise ParameterError(
-                    f"scale: {given!r} given, a fitted scale is allowed "
-                    f"({known}).{nearest(given, self.fitted)}"
-                )
-        return name, self.seen_by(seen_by) if seen_by else self
+        if name not in self.fitted:
+            known = ", ".join(map(repr, self.fitted)) or "none"
+            words = f"scale: {name!r} given, a fitted scale is allowed ({known})."
+            raise ParameterError(words + nearest(name, self.fitted))
+        return name
 
 
 def fit(

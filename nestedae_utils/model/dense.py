@@ -6,10 +6,8 @@ heads, so that one compilation serves all shapes.  `training` (autograd) is
 the definition; tests hold the two together.
 """
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
@@ -17,27 +15,26 @@ import joblib
 import numpy as np
 
 from nestedae_utils.model import kernels
-from nestedae_utils.model.jobs import Job, Result
 from nestedae_utils.model.kernels import ACTIVATIONS, LOSSES, TALL, compiled
 from nestedae_utils.model.networks import metric_names, shapes
+from nestedae_utils.model.reference import Job, Result
 from nestedae_utils.model.scales import Head, Scale
 
 
 def knows(scale: Scale) -> bool:
     """Tell whether this path can train a scale."""
-    parts = {scale.net, *(head.net for head in scale.heads)}
+    nets = {scale.net, *(head.net for head in scale.heads)}
     kinds = {scale.activation, scale.latent_activation}
-    for head in scale.heads:
-        kinds |= {head.activation, head.output}
-    known = parts == {"dense"} and scale.code == "plain"
-    known = known and kinds <= set(ACTIVATIONS)
+    kinds |= {k for head in scale.heads for k in (head.activation, head.output)}
     losses = {head.loss for head in scale.heads}
-    return kernels.njit is not None and known and losses <= set(LOSSES)
+    known = kinds <= set(ACTIVATIONS) and losses <= set(LOSSES)
+    known = known and nets == {"dense"} and scale.code == "plain"
+    return known and kernels.njit is not None
 
 
 def train(job: Job, missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
     """Train replicas on threads; yield each one when it is done."""
-    laid_out, stop = plan(job.scale, job.columns), threading.Event()
+    laid_out, stop = plan(job.scale), threading.Event()
     pool = ThreadPoolExecutor(max(1, min(len(missing), joblib.cpu_count())))
     try:
         running = {pool.submit(_replica, job, laid_out, r, stop): r for r in missing}
@@ -48,13 +45,12 @@ def train(job: Job, missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
         pool.shutdown(cancel_futures=True)
 
 
-def _replica(job: Job, laid_out: Plan, replica: int, stop: threading.Event) -> Result:
+def _replica(job: Job, laid_out: "Plan", replica: int, stop: threading.Event) -> Result:
     """Train one replica: some epochs at a time, so that it can be stopped."""
     p, seed, rows = job.initial(replica), job.seeds[replica], job.rows[replica]
     mean, square = np.zeros_like(p), np.zeros_like(p)
     shuffling = np.random.default_rng([seed, 1])
-    dropout = np.random.SFC64([seed, 2]).state["state"]["state"]
-    state = np.concatenate([dropout, np.zeros(2, np.uint64)])
+    state = np.random.SFC64([seed, 2]).state["state"]["state"]
     table, views = job.table[replica % len(job.table)], job.views(replica)
     as_made = np.zeros((job.told.sum(), len(metric_names(job.scale))))
     measured = np.zeros((len(as_made), len(views), as_made.shape[1]))
@@ -92,8 +88,8 @@ class Plan(NamedTuple):
     l1: np.ndarray
 
 
-def plan(scale: Scale, columns: Mapping[str, int]) -> Plan:
-    """Lay out a scale; ``columns`` is where each head's target begins."""
+def plan(scale: Scale) -> Plan:
+    """Lay out a scale."""
     known, names = shapes(scale), metric_names(scale)
     kinds = [scale.activation] * len(scale.hidden) + [scale.latent_activation]
     paths: list[tuple[str, list[str], Head | None]] = [("encoder", kinds, None)]
@@ -105,6 +101,7 @@ def plan(scale: Scale, columns: Mapping[str, int]) -> Plan:
     factors: list[float] = []
     l1: list[float] = []
     start = units = masked = 0
+    column = scale.width
     for path, kinds, head in paths:
         dropout = head.dropout if head else 0.0
         for place, kind in enumerate(kinds):
@@ -123,8 +120,9 @@ def plan(scale: Scale, columns: Mapping[str, int]) -> Plan:
             start, units = bias + cols, units + cols
         if head:
             metric = names.index(f"{head.name}_{head.loss}")
-            goal = columns[head.name], LOSSES.index(head.loss)
-            heads.append((len(layers) - 1, *goal, metric))
+            goal = len(layers) - 1, column, LOSSES.index(head.loss)
+            heads.append((*goal, metric))
+            column += head.width
     weights = [head.weight for head in scale.heads]
     numbers = [np.array(v, np.float32) for v in (weights, factors, l1)]
     return Plan(np.array(layers), np.array(heads), *numbers)
@@ -249,11 +247,8 @@ def run(net, p, mean, square, step, table, orders, told, views, state, size,
     for epoch in range(len(orders)):
         for number in range(len(layers)):
             if layers[number, 7] >= 0:
-                first, last = (
-                    layers[number, 7],
-                    layers[number, 7] + layers[number, 1],
-                )
-                kept = space.kept[first * total : last * total]
+                first, units = layers[number, 7], layers[number, 1]
+                kept = space.kept[first * total : (first + units) * total]
                 kernels.keep(state, layers[number, 8], kept)
         for low in range(0, count, size):
             rows = orders[epoch, low : low + size]

@@ -1,7 +1,5 @@
 """A fitted chain as one file: tensors and one JSON text, no pickled code."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,7 @@ import torch
 
 from nestedae_utils.errors import DataError, ParameterError, replacing
 from nestedae_utils.model.chain import Fitted, NestedAutoencoder, Scaler
+from nestedae_utils.model.layers import Arrays
 from nestedae_utils.model.networks import parameter_shapes
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Scale
@@ -21,9 +20,7 @@ FORMAT = 2
 
 
 def save(
-    chain: NestedAutoencoder,
-    path: str | Path,
-    extra: Mapping[str, Any] | None = None,
+    chain: NestedAutoencoder, path: str | Path, extra: Mapping[str, Any] | None = None
 ) -> Path:
     """Write declarations, parameters, scalers and labels (no history).
 
@@ -39,8 +36,7 @@ def save(
             for key, scaler in group.items():
                 arrays[f"mean|{lower}|{key}"] = scaler.mean
                 arrays[f"deviation|{lower}|{key}"] = scaler.deviation
-        for key, value in arrays.items():
-            tensors[f"{name}|{key}"] = torch.tensor(np.asarray(value))
+        tensors |= {f"{name}|{k}": torch.tensor(v) for k, v in arrays.items()}
     scales = [scale.model_dump() for scale in chain.scales.values()]
     content = {"format": FORMAT, "scales": scales, "extra": dict(extra or {})}
     text = json.dumps(content, allow_nan=False)
@@ -65,7 +61,7 @@ def load(path: str | Path, scales: Sequence[Scale] | None = None) -> NestedAutoe
     content, arrays = _read(path)
     try:
         declared = [Scale(**plain) for plain in content["scales"]]
-        for difference in _differences(declared, scales or declared):
+        if difference := _difference(declared, scales or declared):
             raise ValueError(difference)
         chain = NestedAutoencoder(declared)
         for scale in declared:
@@ -82,7 +78,7 @@ def load_extra(path: str | Path) -> dict[str, Any]:
     return _read(path)[0]["extra"]
 
 
-def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read(path: str | Path) -> tuple[dict[str, Any], Arrays]:
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
         # torch reads past an altered byte, the archive's sums tell it
@@ -105,25 +101,23 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     raise DataError(f"{path}: {words}")
 
 
-def _differences(found: Sequence[Scale], wanted: Sequence[Scale]) -> list[str]:
+def _difference(found: Sequence[Scale], wanted: Sequence[Scale]) -> str:
     """Return in what the scales of a file differ from those that are wanted."""
     names = [[scale.name for scale in scales] for scales in (found, wanted)]
     if names[0] != names[1]:
-        return [f"saved with the scales {names[0]}, not {names[1]}"]
-    both = [(one, one.model_dump(), other.model_dump())
-            for one, other in zip(found, wanted, strict=True)]  # fmt: skip
-    return [
-        f"scale {scale.name!r} was saved with {key} = {was[key]}, but "
-        f"{now[key]} is wanted"
-        for scale, was, now in both
-        for key in was
-        if was[key] != now[key]
-    ]
+        return f"saved with the scales {names[0]}, not {names[1]}"
+    for one, other in zip(found, wanted, strict=True):
+        now = other.model_dump()
+        for key, was in one.model_dump().items():
+            if was != now[key]:
+                words = f"scale {one.name!r} was saved with {key} = {was}, but "
+                return f"{words}{now[key]} is wanted"
+    return ""
 
 
-def _fitted(scale: Scale, arrays: Mapping[str, np.ndarray]) -> Fitted:
+def _fitted(scale: Scale, arrays: Arrays) -> Fitted:
     """Return a scale's part of a file, whole and of finite numbers."""
-    groups: dict[str, dict[str, np.ndarray]] = {"mean": {}, "deviation": {}}
+    groups: dict[str, Arrays] = {"mean": {}, "deviation": {}}
     for key, value in arrays.items():
         owner, kind, rest = key.split("|", 2)
         if owner == scale.name:
@@ -137,7 +131,7 @@ def _fitted(scale: Scale, arrays: Mapping[str, np.ndarray]) -> Fitted:
     whole = {k: v.shape for k, v in parameters.items()} == {
         k: (count, *shape) for k, shape in parameter_shapes(scale).items()
     }
-    for part in (*scale.inputs, *scale.predicted):
+    for part in scale.blocks.values():
         if part.scaling == "standard":
             scaler = scalers[""][part.name]
             for shape in (scaler.mean.shape, scaler.deviation.shape):

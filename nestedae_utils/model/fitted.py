@@ -1,16 +1,14 @@
 """A trained scale, and the scalers that are a part of it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nestedae_utils.model.jobs import History
-from nestedae_utils.model.networks import tensors
+from nestedae_utils.model.layers import Arrays
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Scale
 
@@ -26,9 +24,7 @@ class Scaler:
     deviation: np.ndarray
 
     @classmethod
-    def fit(
-        cls, values: np.ndarray, rows: Sequence[np.ndarray] | None = None
-    ) -> Scaler:
+    def fit(cls, values: np.ndarray, rows: Sequence[np.ndarray] | None = None) -> Self:
         """Measure (1 or R, n, width) on all rows, or each replica's own."""
         parts = list(values)
         if rows is not None:
@@ -54,13 +50,30 @@ class Scaler:
         both = (self.mean, self.deviation)
         return [torch.as_tensor(one, dtype=values.dtype) for one in both]
 
-    def take(self, places: Sequence[int]) -> Scaler:
+    def take(self, places: Sequence[int]) -> "Scaler":
         """Return it for some replicas; a shared one stays as it is."""
         shared = len(self.mean) == 1
         return self if shared else Scaler(self.mean[places], self.deviation[places])
 
 
 Scalers = Mapping[str, Scaler]
+
+
+class History(NamedTuple):
+    """Metrics of R replicas after some epochs.
+
+    ``epochs`` (k,) count from 1: the last ones, and before that on a stride
+    that looks even on a logarithmic axis.  ``values`` has four kinds, each a
+    mapping from ``<head>_<metric>`` (and ``loss``, the weighted sum of the
+    heads' losses) to an array (R, k).  ``train_as_made`` is the mean over the
+    epoch's batches with dropout on and the weights moving;
+    ``validation_as_made`` the unweighted mean over the validation batches, as
+    the paper's code logs them; the ``per_sample`` ones are means over rows,
+    dropout off.
+    """
+
+    epochs: np.ndarray
+    values: Mapping[str, Arrays]
 
 
 @dataclass(frozen=True)
@@ -74,8 +87,8 @@ class Fitted:
 
     scale: Scale
     replicas: Replicas
-    parameters: Mapping[str, np.ndarray]
-    scalers: Scalers
+    parameters: Arrays
+    scalers: Scalers = field(default_factory=dict)
     lower_scalers: Mapping[str, Scalers] = field(default_factory=dict)
     history: History | None = None
 
@@ -87,20 +100,16 @@ class Fitted:
     def together(self, values: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return parameters and values (1 or R, n, width), both of R replicas."""
         count = max(len(values), len(self.replicas))
-        p = tensors(self.parameters, count, values.dtype)
+        p = {
+            name: torch.as_tensor(value, dtype=values.dtype).expand(count, -1, -1)
+            for name, value in self.parameters.items()
+        }
         return p, values.expand(count, -1, -1)
 
-    def take(self, places: Sequence[int]) -> Fitted:
+    def take(self, places: Sequence[int]) -> "Fitted":
         """Return it with these replicas, without history."""
-        places = list(places)
-        lower = self.lower_scalers.items()
-        return replace(
-            self,
-            replicas=self.replicas.take(places),
-            parameters={k: v[places] for k, v in self.parameters.items()},
-            scalers={k: v.take(places) for k, v in self.scalers.items()},
-            lower_scalers={
-                key: {k: v.take(places) for k, v in some.items()} for key, some in lower
-            },
-            history=None,
-        )
+        own = list(places)
+        p = {k: v[own] for k, v in self.parameters.items()}
+        every = {"": self.scalers, **self.lower_scalers}.items()
+        lower = {key: {k: v.take(own) for k, v in some.items()} for key, some in every}
+        return Fitted(self.scale, self.replicas.take(own), p, lower.pop(""), lower)

@@ -5,8 +5,6 @@ rows), where a batch is ``tall``, and row by row where it is not, whichever
 makes the longer inner loop.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path
@@ -283,20 +281,15 @@ def adam(p, g, mean, square, l1, step, rate):
 def keep(state, threshold, kept):
     """Draw which units stay, as numpy's SFC64 gives 16 random bits each.
 
-    ``state`` (6,) holds the generator's four words and, as numpy's, whether
-    half of the last draw is left, and that draw.
+    ``state`` (4,) holds the generator's words; a layer begins with a new draw.
     """
-    a, b, c, count, left, bits = state
-    for unit in range(0, kept.size, 2):
-        if left:
-            bits, left = bits >> U(32), U(0)
-        else:
-            bits, left = a + b + count, U(1)
-            count += U(1)
-            a, b = b ^ (b >> U(11)), c + (c << U(3))
-            c = (c << U(24) | c >> U(40)) + bits
-        kept[unit] = (bits & U(0xFFFF)) >= threshold
-        if unit + 1 < kept.size:
-            kept[unit + 1] = (bits >> U(16) & U(0xFFFF)) >= threshold
-    state[0], state[1], state[2] = a, b, c
-    state[3], state[4], state[5] = count, left, bits
+    a, b, c, count = state
+    for first in range(0, kept.size, 4):
+        bits = a + b + count
+        count += U(1)
+        a, b = b ^ (b >> U(11)), c + (c << U(3))
+        c = (c << U(24) | c >> U(40)) + bits
+        for unit in range(first, min(first + 4, kept.size)):
+            kept[unit] = (bits & U(0xFFFF)) >= threshold
+            bits >>= U(16)
+    state[0], state[1], state[2], state[3] = a, b, c, count

@@ -5,15 +5,15 @@ and a declaration may then name it.  Parameters are tensors by name with a
 leading axis R, the replicas.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+Arrays = dict[str, np.ndarray]
 Parameters = Mapping[str, Tensor]
 Shapes = dict[str, tuple[int, int, float]]
 """By a layer's name its rows, its columns and its gain."""
@@ -78,18 +78,19 @@ NETS: dict[str, Net] = {"dense": Net(_shapes, _apply)}
 class Code(NamedTuple):
     """What the encoder's last columns mean for the latents.
 
-    ``width(latent)`` is their number, ``shapes(latent)`` names further layers,
-    ``noise(latent)`` is how many standard normal numbers a row needs.
+    ``width(latent)`` is their number, ``shapes(latent, codebook)`` names further
+    layers, ``noise(latent)`` is how many standard normal numbers a row needs.
     ``apply(columns, noise, p)`` gives the latents (R, n, latent), without noise
-    (None) those that stand for a row; ``penalty(columns, latents, p)`` its term
-    in each row's loss, (R, n).
+    (None) those that stand for a row; ``penalty(columns, latents, p, weights)``
+    its term in each row's loss, (R, n), where a row counts in its batch's mean
+    with its weight, (R, n), zero for none; None stands for equal ones.
     """
 
     width: Callable[[int], int]
     apply: Callable[[Tensor, Tensor | None, Parameters], Tensor]
     noise: Callable[[int], int] = lambda latent: 0
-    penalty: Callable[[Tensor, Tensor, Parameters], Tensor] | None = None
-    shapes: Callable[[int], Shapes] = lambda latent: {}
+    penalty: Callable[[Tensor, Tensor, Parameters, Tensor | None], Tensor] | None = None
+    shapes: Callable[[int, int], Shapes] = lambda latent, codebook: {}
 
 
 CODES: dict[str, Code] = {

@@ -4,15 +4,14 @@ Every parameter is a named tensor with a leading axis R, the replicas, so that
 a layer is one batched product.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nestedae_utils.model.layers import CODES, LOSSES, NETS, Parameters, Shapes
+from nestedae_utils.model.layers import CODES, LOSSES, NETS, Arrays, Parameters, Shapes
 from nestedae_utils.model.scales import Head, Scale
 
 
@@ -23,7 +22,7 @@ def shapes(scale: Scale) -> Shapes:
     for h in scale.heads:
         ends = scale.latent, h.width
         found |= NETS[h.net].shapes(f"head {h.name}", h.hidden, *ends, h.gain)
-    return found | code.shapes(scale.latent)
+    return found | code.shapes(scale.latent, scale.codebook)
 
 
 def parameter_shapes(scale: Scale) -> dict[str, tuple[int, int]]:
@@ -40,9 +39,16 @@ def parameter_count(scale: Scale) -> int:
     return sum(rows * columns for rows, columns in parameter_shapes(scale).values())
 
 
-def initial(
-    scale: Scale, seed: int, latent: int | None = None
-) -> dict[str, np.ndarray]:
+def unpacked(scale: Scale, flat: Any) -> dict[str, Any]:
+    """Return parameters, an array or a tensor (R, P), as views by name."""
+    named, start = {}, 0
+    for name, (rows, columns) in parameter_shapes(scale).items():
+        part = flat[:, start : (start := start + rows * columns)]
+        named[name] = part.reshape(-1, rows, columns)
+    return named
+
+
+def initial(scale: Scale, seed: int, latent: int | None = None) -> Arrays:
     """Draw one replica's first parameters (rows, columns) from its own seed.
 
     With fewer latents than ``scale.latent`` the further ones start with zero
@@ -92,23 +98,28 @@ def row_losses(
     scale: Scale,
     p: Parameters,
     x: Tensor,
-    targets: Mapping[str, Tensor],
-    masks: Mapping[str, Sequence[Tensor]],
+    targets: Sequence[Tensor],
+    masks: Sequence[Tensor] = (),
     noise: Tensor | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    """Return every head's output and row losses, and the rows' total (R, n).
+    weights: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the rows' losses (R, n), and every head's output.
 
-    The total is the weighted sum of the heads' losses and of the code's
-    penalty, without L1.
+    A loss is the weighted sum of the heads' losses and of the code's penalty,
+    without L1.  ``targets`` stand in the order of the heads, and so do the
+    ``masks`` of all layers with dropout, unless it is off; ``weights`` (R, n)
+    are those of the rows in a batch.
     """
     code, columns = CODES[scale.code], columns_of(scale, p, x)
-    z = code.apply(columns, noise, p)
-    out = {h.name: decode(h, p, z, masks[h.name]) for h in scale.heads}
-    rows = {h.name: LOSSES[h.loss](out[h.name], targets[h.name]) for h in scale.heads}
-    total = torch.stack([h.weight * rows[h.name] for h in scale.heads]).sum(0)
+    z, ahead, out, rows = code.apply(columns, noise, p), iter(masks), [], []
+    for head, target in zip(scale.heads, targets, strict=True):
+        drops = [next(ahead) for _ in head.hidden] if head.dropout and masks else []
+        out.append(decode(head, p, z, drops))
+        rows.append(head.weight * LOSSES[head.loss](out[-1], target))
+    total = torch.stack(rows).sum(0)
     if code.penalty is not None:
-        total = total + code.penalty(columns, z, p)
-    return out, rows, total
+        total = total + scale.code_weight * code.penalty(columns, z, p, weights)
+    return total, out
 
 
 def penalised(scale: Scale) -> list[str]:
@@ -137,16 +148,5 @@ def row_metrics(head: Head, output: Tensor, target: Tensor) -> dict[str, Tensor]
 
 def metric_names(scale: Scale) -> list[str]:
     """Return the names of all metrics, ``<head>_<metric>``, in order."""
-    more = {"cross_entropy": ["accuracy_as_made", "accuracy"]}
-    named = [(h.name, [h.loss, *more.get(h.loss, [])]) for h in scale.heads]
-    return [f"{name}_{metric}" for name, metrics in named for metric in metrics]
-
-
-def tensors(
-    parameters: Mapping[str, np.ndarray], replicas: int, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """Return parameters (1 or R, rows, columns) as tensors of R replicas."""
-    return {
-        name: torch.as_tensor(value, dtype=dtype).expand(replicas, -1, -1)
-        for name, value in parameters.items()
-    }
+    rows = [(head, *torch.zeros(2, 1, head.width)) for head in scale.heads]
+    return [f"{row[0].name}_{metric}" for row in rows for metric in row_metrics(*row)]

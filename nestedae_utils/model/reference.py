@@ -1,160 +1,269 @@
 """The definition of training: autograd over stacked replicas, on any device."""
 
-from __future__ import annotations
-
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nestedae_utils.model import networks
-from nestedae_utils.model.jobs import Job, Result, batch_means
-from nestedae_utils.model.layers import CODES
+from nestedae_utils.errors import ParameterError
+from nestedae_utils.model import cache, networks
+from nestedae_utils.model.fitted import Fitted, History
+from nestedae_utils.model.layers import CODES, Arrays
+from nestedae_utils.model.replicas import Replicas
+from nestedae_utils.model.scales import Scale
 
 TOGETHER = 50
 """Replicas that are stacked on the CPU."""
+ONE_ON_A_CARD = threading.Lock()
+"""Held by a training on a card: another would break into what it records."""
+VIEWS = ("train_per_sample", "validation_as_made", "validation_per_sample")
+KINDS = ("train_as_made", *VIEWS)
+DENSELY = 200
+"""Last epochs after which all rows are measured; before, ever more rarely."""
+Result = Arrays
+"""Of a replica: parameters ``p`` (P,), ``as_made`` (k, metrics), and
+``measured`` (k, views, metrics)."""
+
+
+class Job:
+    """A training on one table; by replica its rows, steps, seed and latents.
+
+    ``table`` (1 or R, n, columns) has the inputs, then every head's target;
+    ``batches`` are the steps of an epoch, ``told`` (epochs,) says after which
+    epochs all rows are measured.
+    """
+
+    dtype = torch.float32
+
+    def __init__(
+        self,
+        scale: Scale,
+        inputs: np.ndarray,
+        targets: Arrays,
+        replicas: Replicas,
+        *,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float,
+        place: torch.device,
+    ) -> None:
+        self.scale, self.replicas, self.place = scale, replicas, place
+        self.epochs, self.batch_size = epochs, batch_size
+        self.learning_rate, self.told = learning_rate, told(epochs)
+        parts = [inputs, *(targets[head.name] for head in scale.heads)]
+        wide = [p[None] if p.ndim == 2 else p for p in map(np.asarray, parts)]
+        count = max(map(len, wide))
+        wide = [np.broadcast_to(p, (count, *p.shape[1:])) for p in wide]
+        self.table = np.concatenate(wide, -1).astype(np.float32)
+        self.rows = [np.asarray(rows, np.int64) for rows, _ in replicas.splits]
+        self.held = [np.asarray(held, np.int64) for _, held in replicas.splits]
+        self.batches = [-(-len(rows) // batch_size) for rows in self.rows]
+        every = np.full(len(replicas), scale.latent)
+        self.seeds: list[int] = replicas.labels["seed"].tolist()
+        self.latents: list[int] = replicas.labels.get("latent", every).tolist()
+
+    def keys(self, path: str, sources: str) -> list[str]:
+        """Return for every replica the key of its result.
+
+        It is made of all that the result depends on, so that the cache finds it
+        whoever asks for it: also of the path and of a digest of the sources.
+        """
+        common = cache.fingerprint(
+            [self.scale.model_dump(), self.epochs, self.batch_size]
+            + [self.learning_rate, path, self.place.type, sources]
+        )
+        tables = [cache.fingerprint(table) for table in self.table]
+        own = zip(self.seeds, self.latents, self.rows, self.held, strict=True)
+        return [
+            cache.fingerprint([common, tables[r % len(tables)], *parts])
+            for r, parts in enumerate(own)
+        ]
+
+    def initial(self, replica: int) -> np.ndarray:
+        """Return a replica's first parameters (P,), layer by layer."""
+        seed, latent = self.seeds[replica], self.latents[replica]
+        drawn = networks.initial(self.scale, seed, latent)
+        return np.concatenate([value.ravel() for value in drawn.values()])
+
+    def views(self, replica: int) -> np.ndarray:
+        """Return the weights that turn row metrics into means, (views, n)."""
+        rows, held = self.rows[replica], self.held[replica]
+        weights = np.zeros((len(VIEWS), self.table.shape[1]), np.float32)
+        weights[0, rows] = 1 / len(rows)
+        batches = -(-len(held) // self.batch_size)
+        weights[1, held] = batch_means(len(held), self.batch_size) / batches
+        weights[2, held] = 1 / len(held)
+        return weights
+
+    def check(self, p: np.ndarray, values: np.ndarray, epoch: int) -> None:
+        """Refuse parameters or metrics that are not finite."""
+        if not (np.isfinite(p).all() and np.isfinite(values).all()):
+            raise ParameterError(
+                f"learning_rate: {self.learning_rate} given, but the loss of "
+                f"scale {self.scale.name!r} is not finite in epoch {epoch}; "
+                "lower it."
+            )
+
+    def gather(self, results: Sequence[Result]) -> Fitted:
+        """Stack the replicas' results to a fitted scale without scalers."""
+        p, as_made, measured = (np.stack([r[k] for r in results]) for k in results[0])
+        names, heads = networks.metric_names(self.scale), self.scale.heads
+        by_kind = zip(KINDS, [as_made, *measured.transpose(2, 0, 1, 3)], strict=True)
+        values = {
+            kind: {name: array[..., m] for m, name in enumerate(names)}
+            for kind, array in by_kind
+        }
+        for one in values.values():
+            one["loss"] = sum(h.weight * one[f"{h.name}_{h.loss}"] for h in heads)
+        history = History(np.flatnonzero(self.told) + 1, values)
+        parameters = networks.unpacked(self.scale, p)
+        return Fitted(self.scale, self.replicas, parameters, history=history)
+
+
+def told(epochs: int) -> np.ndarray:
+    """Return after which epochs all rows are measured, (epochs,)."""
+    densely = np.arange(epochs) >= epochs - DENSELY
+    densely[np.geomspace(1, epochs, 120).round().astype(int) - 1] = True
+    return densely
+
+
+def batch_means(count: int, size: int) -> np.ndarray:
+    """Return for each of ``count`` rows one over the size of its batch."""
+    rest = count % size
+    whole = np.full(count - rest, 1 / size)
+    return np.concatenate([whole, np.full(rest, 1 / max(rest, 1))])
 
 
 def train(job: Job, missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
     """Train stacked replicas by autograd; yield each one at the end."""
-    count = TOGETHER if job.place.type == "cpu" else max(1, len(missing))
+    cpu = job.place.type == "cpu"
+    count = TOGETHER if cpu else max(1, len(missing))
     for first in range(0, len(missing), count):
         some = missing[first : first + count]
-        with one_thread():
+        with one_thread(), nullcontext() if cpu else ONE_ON_A_CARD:
             results = _stacked(job, some)
         yield from zip(some, results, strict=True)
 
 
 def _stacked(job: Job, some: Sequence[int]) -> list[Result]:
-    rows = Rows(job, some)
-    step = Step(job, rows, np.stack([job.initial(r) for r in some]))
-    take = step.captured() if job.place.type == "cuda" else step
+    stack, as_made, measured = Stack(job, some), [], []
+    take = stack.captured() if job.place.type == "cuda" else stack.step
     steps = [job.batches[r] for r in some]
-    as_made, measured = [], []
     for epoch, told in enumerate(job.told):
-        total = torch.zeros_like(step.metrics)
-        for batch in rows.epoch():
-            for static, values in zip(step.batch, batch, strict=True):
+        total = torch.zeros_like(stack.metrics)
+        for batch in stack.epoch():
+            for static, values in zip(stack.batch, batch, strict=True):
                 static.copy_(values)
             take()
-            total += step.metrics
+            total += stack.metrics
         if told:
             as_made.append((total.cpu().numpy() / steps).T.astype(np.float32))
-            measured.append(step.measure())
-            job.check(step.flat.detach().cpu().numpy(), measured[-1], epoch + 1)
-    ended = (
-        step.flat.detach().cpu().numpy(),
-        np.stack(as_made, 1),
-        np.stack(measured, 1),
-    )
+            measured.append(stack.measure())
+            p = stack.flat.detach().cpu().numpy()
+            job.check(p, measured[-1], epoch + 1)
+    ended = zip(p, np.stack(as_made, 1), np.stack(measured, 1), strict=True)
     names = ("p", "as_made", "measured")
-    return [dict(zip(names, one, strict=True)) for one in zip(*ended, strict=True)]
+    return [dict(zip(names, one, strict=True)) for one in ended]
 
 
-class Rows:
-    """The rows of stacked replicas, and their random streams."""
+class Stack:
+    """Stacked replicas: their random streams, and a masked step of all.
+
+    A step reads ``batch`` (rows, weights, noise, masks of each layer with
+    dropout), changes ``flat`` (R, P) and writes ``metrics``: static tensors, and
+    nothing in it waits for the device, so that CUDA can record it.
+    """
 
     def __init__(self, job: Job, some: Sequence[int]) -> None:
-        self.job, self.some, size = job, some, job.batch_size
+        self.job, self.some, size = job, list(some), job.batch_size
+        put = partial(torch.tensor, device=job.place, dtype=job.dtype)
+        self.flat = put(np.stack([job.initial(r) for r in some]))
+        self.mean = torch.zeros_like(self.flat)
+        self.square = torch.zeros_like(self.flat)
+        # float64: one minus a power of 0.999 needs it
+        self.taken = torch.zeros_like(self.flat[:, :1], dtype=torch.float64)
+        self.leaves = {
+            name: leaf.requires_grad_()
+            for name, leaf in networks.unpacked(job.scale, self.flat).items()
+        }
+        table = job.table[self.some] if len(job.table) > 1 else job.table
+        self.table = put(table).expand(len(some), -1, -1)
+        self.views = put(np.stack([job.views(r) for r in some]))
+        self.each = torch.arange(len(some), device=job.place)[:, None]
         self.steps = max(job.batches[r] for r in some)
         weights = np.zeros((len(some), self.steps * size), np.float32)
         for own, r in zip(weights, some, strict=True):
             own[: len(job.rows[r])] = batch_means(len(job.rows[r]), size)
-        self.weights = torch.from_numpy(weights).to(job.place, job.dtype).split(size, 1)
+        self.weights = put(weights).split(size, 1)
         # of noise, then of each layer with dropout: its width and its share
-        self.drawn: list[tuple[int, float | None]] = [
-            (CODES[job.scale.code].noise(job.scale.latent), None)
-        ]
+        self.drawn = [(CODES[job.scale.code].noise(job.scale.latent), 0.0)]
         for head in job.scale.heads:
             self.drawn += [(n, head.dropout) for n in head.hidden if head.dropout]
-        self.random = [
-            (
-                np.random.default_rng([job.seeds[r], 1]),
-                np.random.Generator(np.random.SFC64([job.seeds[r], 2])),
-                np.random.default_rng([job.seeds[r], 3]),
-            )
-            for r in some
-        ]
+        self.shuffling = [np.random.default_rng([job.seeds[r], 1]) for r in some]
+        self.dropout = [np.random.SFC64([job.seeds[r], 2]) for r in some]
+        self.noise = [np.random.default_rng([job.seeds[r], 3]) for r in some]
+        drawn = [self.flat.new_zeros(len(some), size, n) for n, _ in self.drawn]
+        rows = torch.zeros(len(some), size, dtype=torch.int64, device=job.place)
+        self.batch = [rows, torch.zeros_like(self.weights[0]), *drawn]
+        metrics = len(networks.metric_names(job.scale))
+        self.metrics = self.flat.new_zeros(metrics, len(some))
 
     def epoch(self) -> Iterator[list[Tensor]]:
         """Yield every step's rows, weights, noise and dropout masks."""
         job, size, shape = self.job, self.job.batch_size, (len(self.some), self.steps)
         order = np.zeros((shape[0], self.steps * size), np.int64)
-        drawn = [np.zeros((*shape, size, n), np.float32) for n, _ in self.drawn]
+        drawn = [
+            np.zeros((*shape, size, n), np.int16 if share else np.float32)
+            for n, share in self.drawn
+        ]
         for place, r in enumerate(self.some):
-            shuffling, dropout, noise = self.random[place]
-            order[place, : len(job.rows[r])] = shuffling.permutation(job.rows[r])
-            # each replica for its own steps
-            own = [array[place, : job.batches[r]] for array in drawn]
-            for into, (_, share) in zip(own, self.drawn, strict=True):
-                if share is None:
-                    into[:] = noise.standard_normal(into.shape)
-                else:  # 16 random bits a unit are enough
-                    bits = np.frombuffer(dropout.bytes(2 * into.size), np.uint16)
-                    kept = bits >= round(share * 65536)
-                    into[:] = kept.reshape(into.shape) / (1 - share)
+            rows = self.shuffling[place].permutation(job.rows[r])
+            order[place, : len(rows)] = rows
+            for array, (_, share) in zip(drawn, self.drawn, strict=True):
+                # each replica for its own steps
+                into = array[place, : job.batches[r]]
+                if share:  # 16 random bits a unit are enough, of whole words
+                    words = self.dropout[place].random_raw(-(-into.size // 4))
+                    into[:] = words.view(np.int16)[: into.size].reshape(into.shape)
+                else:
+                    into[:] = self.noise[place].standard_normal(into.shape)
         index = torch.from_numpy(order).to(job.place).split(size, 1)
-        parts = [torch.from_numpy(one).to(job.place, job.dtype) for one in drawn]
+        parts = [torch.from_numpy(one).to(job.place) for one in drawn]
+        for part, (_, share) in enumerate(self.drawn):
+            if share:  # an unsigned comparison of signed numbers
+                kept = (parts[part] ^ -32768) >= round(share * 65536) - 32768
+                parts[part] = kept.float().mul_(1 / (1 - share))
+        parts = [part.to(job.dtype) for part in parts]
         for step, rows in enumerate(index):
             yield [rows, self.weights[step], *(part[:, step] for part in parts)]
 
-
-class Step:
-    """One masked step of stacked replicas, from static tensors to others.
-
-    It reads ``batch`` (rows, weights, noise, masks) and changes ``flat``;
-    nothing in it waits for the device, so that CUDA can record it.
-    """
-
-    def __init__(self, job: Job, rows: Rows, flat: np.ndarray) -> None:
-        self.job, some, place = job, list(rows.some), job.place
-        self.flat = torch.tensor(flat, device=place, dtype=job.dtype)
-        self.mean = torch.zeros_like(self.flat)
-        self.square = torch.zeros_like(self.flat)
-        # float64: one minus a power of 0.999 needs it
-        self.taken = torch.zeros_like(self.flat[:, :1], dtype=torch.float64)
-        table = torch.tensor(job.table[some] if len(job.table) > 1 else job.table)
-        self.table = table.to(place, job.dtype).expand(len(flat), -1, -1)
-        views = np.stack([job.views(r) for r in some])
-        self.views = torch.tensor(views, device=place, dtype=job.dtype)
-        self.each = torch.arange(len(flat), device=place)[:, None]
-        self.batch = [part.clone() for part in next(Rows(job, some).epoch())]
-        metrics = len(networks.metric_names(job.scale))
-        self.metrics = self.flat.new_zeros(metrics, len(flat))
-        self.leaves: dict[str, Tensor] = {}
-        start = 0
-        for name, shape in networks.parameter_shapes(job.scale).items():
-            columns = slice(start, start := start + shape[0] * shape[1])
-            leaf = self.flat[:, columns].view(-1, *shape)
-            self.leaves[name] = leaf.requires_grad_()
-
     def _passed(
-        self, rows: Tensor, masks: Sequence[Tensor], noise: Tensor | None
+        self,
+        rows: Tensor,
+        masks: Sequence[Tensor] = (),
+        noise: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return every row's loss (R, n), and its metrics (metrics, R, n)."""
-        scale, ahead = self.job.scale, iter(masks)
-        x, *parts = rows.split([scale.width, *(h.width for h in scale.heads)], -1)
-        targets = {h.name: part for h, part in zip(scale.heads, parts, strict=True)}
-        by_head = {
-            h.name: [next(ahead) for _ in h.hidden] if h.dropout and masks else []
-            for h in scale.heads
-        }
-        out, _, total = networks.row_losses(
-            scale, self.leaves, x, targets, by_head, noise
-        )
-        metrics: list[Tensor] = []
-        for h in scale.heads:
-            found = networks.row_metrics(h, out[h.name].detach(), targets[h.name])
-            metrics += found.values()
-        return total, torch.stack(metrics)
+        scale, p = self.job.scale, self.leaves
+        x, *targets = rows.split([scale.width, *(h.width for h in scale.heads)], -1)
+        total, out = networks.row_losses(scale, p, x, targets, masks, noise, weights)
+        found = [
+            networks.row_metrics(head, o.detach(), t).values()
+            for head, o, t in zip(scale.heads, out, targets, strict=True)
+        ]
+        return total, torch.stack([value for values in found for value in values])
 
-    def __call__(self) -> None:
-        """Take the step."""
+    def step(self) -> None:
+        """Take a step."""
         index, weights, noise, *masks = self.batch
         rows, scale = self.table[self.each, index], self.job.scale
-        total, metrics = self._passed(rows, masks, noise if noise.shape[-1] else None)
+        drawn = noise if noise.shape[-1] else None
+        total, metrics = self._passed(rows, masks, drawn, weights)
         loss = (total * weights).sum()
         if scale.l1:
             names = networks.penalised(scale)
@@ -172,33 +281,29 @@ class Step:
         self.taken += active
         self.mean.lerp_(g, (1 - first) * active)
         self.square.lerp_(g * g, (1 - second) * active)
-        size = self.job.learning_rate / (1 - first**self.taken) * active
-        correct = (1 - second**self.taken).to(g.dtype)
+        taken = self.taken.clamp(min=1)  # none before the first
+        size = self.job.learning_rate / (1 - first**taken) * active
+        correct = (1 - second**taken).to(g.dtype)
         scale = (self.square / correct).sqrt().add_(1e-8)
         self.flat.addcdiv_(self.mean * size.to(g.dtype), scale, value=-1)
 
     @torch.no_grad()
     def measure(self) -> np.ndarray:
         """Return the means over rows, dropout off, (R, views, metrics)."""
-        _, metrics = self._passed(self.table, [], None)
+        metrics = self._passed(self.table)[1]
         return torch.einsum("mrn,rvn->rvm", metrics, self.views).cpu().numpy()
 
     def captured(self) -> Callable[[], None]:
-        """Record the step as a CUDA graph, without taking it."""
-        state = [self.flat, self.mean, self.square, self.taken]
-        before = [part.detach().clone() for part in state]
+        """Record the step as a CUDA graph: one of rows without weight."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
-                self()
+                self.step()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self()
-        with torch.no_grad():
-            for part, value in zip(state, before, strict=True):
-                part.copy_(value)
+            self.step()
         return graph.replay
 
 

@@ -6,11 +6,9 @@ rows.  Values with a leading axis R are averaged and gathered by label, so that
 nobody counts places.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -32,7 +30,7 @@ class Replicas:
     labels: Mapping[str, np.ndarray]
 
     @classmethod
-    def cross(cls, folds: Sequence[Split], seeds: int = 1, first: int = 0) -> Replicas:
+    def cross(cls, folds: Sequence[Split], seeds: int = 1, first: int = 0) -> Self:
         """Return every fold with every seed; the seeds lie within folds.
 
         ParameterError if a fold has no training or no held-out rows.
@@ -53,7 +51,7 @@ class Replicas:
         """Return R."""
         return len(next(iter(self.labels.values())))
 
-    def times(self, **levels: Sequence[Any]) -> Replicas:
+    def times(self, **levels: Sequence[Any]) -> "Replicas":
         """Return all replicas for every value of one more label, the slowest."""
         ((name, values),) = levels.items()
         labels = {name: np.repeat(np.asarray(values), len(self))}
@@ -65,13 +63,13 @@ class Replicas:
         chosen = [self.labels[name] == value for name, value in labels.items()]
         return np.flatnonzero(np.all([np.ones(len(self), bool), *chosen], axis=0))
 
-    def take(self, places: Sequence[int] | np.ndarray) -> Replicas:
+    def take(self, places: Sequence[int] | np.ndarray) -> "Replicas":
         """Return the replicas at these places."""
         places = np.asarray(places, int)
         splits = tuple(self.splits[place] for place in places if self.splits)
         return Replicas(splits, {k: v[places] for k, v in self.labels.items()})
 
-    def pick(self, **labels: Any) -> Replicas:
+    def pick(self, **labels: Any) -> "Replicas":
         """Return the replicas with these labels."""
         return self.take(self.where(**labels))
 
@@ -97,14 +95,6 @@ class Replicas:
         np.add.at(count, tuple(cells), 1)
         with np.errstate(invalid="ignore"):
             return total / count.reshape(shape + (1,) * (values.ndim - 1))
-
-    def over(self, name: str, values: Any) -> np.ndarray:
-        """Average values (R, ...) over a label; keep the others' order."""
-        rest = [own for key, own in self.labels.items() if key != name]
-        groups: dict[tuple, list[np.ndarray]] = {}
-        for *group, value in zip(*rest, np.asarray(values), strict=True):
-            groups.setdefault(tuple(group), []).append(value)
-        return np.stack([np.mean(group, axis=0) for group in groups.values()])
 
     def summary(self, values: Any) -> tuple[float, float, int]:
         """Return mean, spread and number of values (R,).

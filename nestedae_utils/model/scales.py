@@ -7,14 +7,11 @@ autoencoder, the single autoencoder and every scale of a nested one are
 values of :class:`Scale`; what is allowed in one is checked here, once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -37,6 +34,7 @@ _ALLOWED = {
     "int_from_float": "a whole number",
     "float_type": "a finite number",
     "string_type": "a text",
+    "string_pattern_mismatch": "a text that is not empty and has no '|'",
     "tuple_type": "a list",
     "list_type": "a list",
     "dict_type": "a mapping",
@@ -89,10 +87,11 @@ class Declared(BaseModel):
             super().__init__(**named)
         except ValidationError as error:
             keys, words = told(error)
-            where = [f"{type(self).__name__.lower()} {named.get('name', '')!r}"]
-            where[0] = where[0].removesuffix(" ''")
-            where += [f"item {k + 1}" if isinstance(k, int) else k for k in keys]
-            raise ParameterError(f"{', '.join(where)}: {words}") from None
+            where = type(self).__name__.lower()
+            where += f" {named['name']!r}" if named.get("name") else ""
+            for key in keys:
+                where += f", item {key + 1}" if isinstance(key, int) else f", {key}"
+            raise ParameterError(f"{where}: {words}") from None
 
     @model_validator(mode="before")
     @classmethod
@@ -130,27 +129,13 @@ def one_of(names: Iterable[str]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _plain(value: Any) -> Any:
-    """Return NumPy's number as Python's; True is no number."""
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, bool):
-        raise fault(f"{value} given, a number is allowed.")
-    return value
-
-
-def _label(value: str) -> str:
-    if not value or "|" in value:
-        words = "a text that is not empty and has no '|' is allowed."
-        raise fault(f"{value!r} given, {words}")
-    return value
-
-
-_PLAIN = BeforeValidator(_plain)
+# NumPy's numbers are numbers too
+_PLAIN = BeforeValidator(lambda v: v.item() if isinstance(v, np.generic) else v)
 Whole = Annotated[int, _PLAIN, Field(strict=True)]
 Real = Annotated[float, _PLAIN, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1)]
 Factor = Annotated[Real, Field(ge=0)]
-Name = Annotated[str, Field(strict=True), AfterValidator(_label)]
+Name = Annotated[str, Field(strict=True, pattern=r"^[^|]+$")]
 Activation = Annotated[str, one_of(REGISTRIES["activation"])]
 Loss = Annotated[str, one_of(REGISTRIES["loss"])]
 Net = Annotated[str, one_of(REGISTRIES["net"])]
@@ -222,7 +207,8 @@ class Scale(Declared):
     ``inputs`` stand in the order of the encoder's columns; ``l1`` is the
     factor of the sum of absolute weights (no biases) of the ``"encoder"`` or
     of ``"all"`` layers in the total loss; ``net`` and ``code`` are names in
-    ``NETS`` and ``CODES``.  Biases start at zero.
+    ``NETS`` and ``CODES``.  The code's penalty counts with ``code_weight``; its
+    ``codebook`` has so many rows, if it has one.  Biases start at zero.
     """
 
     name: Name
@@ -237,6 +223,8 @@ class Scale(Declared):
     initialisation: Initialisation = "xavier_normal"
     net: Net = "dense"
     code: Code = "plain"
+    code_weight: Factor = 1.0
+    codebook: Annotated[Whole, Field(ge=2)] = 100
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -277,6 +265,7 @@ class Scale(Declared):
         return tuple(h for h in self.heads if not self.blocks_of(h))
 
     @property
-    def reconstructed(self) -> tuple[Head, ...]:
-        """Heads that reconstruct input blocks."""
-        return tuple(h for h in self.heads if self.blocks_of(h))
+    def blocks(self) -> dict[str, Block]:
+        """Input blocks and predicted targets by name, as a table has them."""
+        targets = [Block(h.name, h.width, h.scaling) for h in self.predicted]
+        return {block.name: block for block in (*self.inputs, *targets)}

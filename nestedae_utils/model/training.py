@@ -10,22 +10,26 @@ is kept in the cache by itself, and found again whoever trains it beside
 others; what is interrupted keeps the replicas that are done.
 """
 
-from __future__ import annotations
-
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 
 from nestedae_utils.errors import ParameterError, nearest
 from nestedae_utils.model import cache, dense, reference
-from nestedae_utils.model.jobs import Job, Trained, side_by_side
+from nestedae_utils.model.fitted import Fitted
+from nestedae_utils.model.layers import CODES, LOSSES, NETS, Arrays
+from nestedae_utils.model.reference import Job
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Scale
 
+PATH_VARIABLE = "NESTEDAE_PATH"
+"""Names a variable; where that is "reference", nothing takes the fast path."""
 tally: Counter[str] = Counter()
 """Replicas and replica-steps of this process: ``dense``, ``reference`` (what
 ran) and ``found`` (in the cache), each with `` replicas`` and `` steps``."""
@@ -39,36 +43,39 @@ watch: Watch = lambda name, count: nullcontext(lambda: None)  # noqa: E731
 def train(
     scale: Scale,
     inputs: np.ndarray,
-    targets: Mapping[str, np.ndarray],
+    targets: Arrays,
     replicas: Replicas,
     *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
     device: str = "cpu",
-) -> Trained:
+    **settings: Any,
+) -> Fitted:
     """Train the replicas of a scale with Adam (arXiv:1412.6980).
 
     ``inputs`` and a target for every head are scaled, (n, width), or
     (R, n, width) where the replicas differ; ``replicas`` have rows and seeds,
-    and with a label ``latent`` their latents.
+    and with a label ``latent`` their latents.  The settings are ``epochs``,
+    ``batch_size`` and ``learning_rate``.  The fitted scale has no scalers yet.
 
     ParameterError if there is no such device (see :func:`resolve_device`), or
     the loss stops being finite.
     """
     place = resolve_device(device)
-    path = "dense" if dense.knows(scale) and place.type == "cpu" else "reference"
-    table, columns = side_by_side(scale, inputs, targets)
-    settings = epochs, batch_size, learning_rate, place
-    job = Job(scale, table, columns, replicas, *settings)
-    keys = job.keys(path, cache.source_digest(__name__))
+    fast = place.type == "cpu" and os.environ.get(PATH_VARIABLE) != "reference"
+    path = "dense" if fast and dense.knows(scale) else "reference"
+    job = Job(scale, inputs, targets, replicas, place=place, **settings)
+    # a chapter's code, net or loss lies in a module of its own
+    parts: list[Any] = [CODES[scale.code].apply, NETS[scale.net].apply]
+    for head in scale.heads:
+        parts += [NETS[head.net].apply, LOSSES[head.loss]]
+    modules = sorted({__name__, *(part.__module__ for part in parts)})
+    keys = job.keys(path, "".join(map(cache.source_digest, modules)))
     results = {k: kept for k in dict.fromkeys(keys) if (kept := cache.load(k))}
     # equal replicas, draws of all rows say, are trained once
     missing = list({k: r for r, k in enumerate(keys) if k not in results}.values())
     for replica in range(len(replicas)):
         name = path if replica in missing else "found"
         tally[f"{name} replicas"] += 1
-        tally[f"{name} steps"] += epochs * job.batches[replica]
+        tally[f"{name} steps"] += job.epochs * job.batches[replica]
     run = dense.train if path == "dense" else reference.train
     with watch(scale.name, len(missing)) as done:
         for replica, result in run(job, missing):

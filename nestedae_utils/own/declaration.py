@@ -4,14 +4,12 @@
 field below. The file is plain data, its tables are only read.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import pydantic
 from pydantic import BeforeValidator, Field, model_validator
@@ -120,10 +118,11 @@ class ScaleDeclaration(_Part):
                 if names.count(key) > 1:
                     yield "the name stands twice; rename one.", what, key
         for columns in (_columns(self.blocks() | self.targets()), self.group):
-            for column in columns:
-                if columns.count(column) > 1:
-                    words = f"the column {shown(column)} stands twice; "
-                    yield f"{words}a target is no input.", *self.keys_of(column)
+            for column in [one for one in columns if columns.count(one) > 1]:
+                words = (
+                    f"the column {shown(column)} stands twice; a target is no input."
+                )
+                yield words, *self.keys_of(column)
 
     def blocks(self) -> Blocks:
         """Return its input blocks that are no latents."""
@@ -189,7 +188,7 @@ class Declaration(_Part):
     _blocks: dict[str, Blocks] = pydantic.PrivateAttr({})
 
     @model_validator(mode="after")
-    def _in_order(self) -> Declaration:
+    def _in_order(self) -> Self:
         learnt: dict[str, dict[Keys, str]] = {}
         for index, scale in enumerate(self.scales):
             for words, *keys in chain(scale.faults(), self._faults(scale, learnt)):
@@ -215,10 +214,9 @@ class Declaration(_Part):
             above.remove(name)
             below |= learnt[name]
             columns = _columns(self._blocks[name])
-            for column in rename:
-                if column not in columns:
-                    words = f"{name!r} has no input column {shown(column)}."
-                    yield words + nearest(column, columns), *at, "rename", column
+            for column in [name for name in rename if name not in columns]:
+                words = f"{name!r} has no input column {shown(column)}."
+                yield words + nearest(column, columns), *at, "rename", column
             for lower, raw in self._blocks[name].items():
                 raw = raw._replace(columns=[rename.get(c, c) for c in raw.columns])
                 if blocks.setdefault(lower, raw) != raw:

@@ -1,7 +1,5 @@
 """A YAML file as plain data, with the line of every key; nothing is executed."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator
@@ -58,11 +56,9 @@ class Document(NamedTuple):
     def value(self, event: Any, stream: Iterator[Any], at: Keys) -> Any:
         """Return the value that an event begins; note its keys' lines."""
         if event.anchor or event.tag or len(at) > DEEPEST:
-            words = (
-                f"an anchor, alias, tag or more than {DEEPEST} levels is not allowed"
-            )
-            words += ", nothing here is executed; put words with &, * or ! in quotes."
-            raise self.fault(words, at)
+            words = f"an anchor, alias, tag or more than {DEEPEST} levels is not "
+            words += "allowed, nothing here is executed; put words with &, * or ! "
+            raise self.fault(f"{words}in quotes.", at)
         if isinstance(event, events.ScalarEvent):
             return scalar(event.value) if event.implicit[0] else event.value
         values: dict[str | int, Any] = {}

@@ -7,8 +7,6 @@ their targets there. Of the last scale the very models that were
 cross-validated are saved; their mean predicts, they differ by the spread.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,10 +85,12 @@ class _Table:
     def words(self, name: str, allowed: str = "a word", right: Any = None) -> pd.Series:
         """Return the texts of a column, (n,); none is empty or not right."""
         names = [str(column) for column in self.frame.columns]
-        if names.count(name) != 1:
-            twice = "stands twice in the table; rename one of the two."
-            absent = f"no such column in the table.{nearest(name, names)}"
-            raise self.fault(name, twice if name in names else absent)
+        if name not in names:
+            raise self.fault(
+                name, f"no such column in the table.{nearest(name, names)}"
+            )
+        if names.count(name) > 1:
+            raise self.fault(name, "stands twice in the table; rename one of the two.")
         values = self.frame.iloc[:, names.index(name)]
         texts = values.astype(str).where(values.notna(), "").str.strip()
         wrong = np.flatnonzero(~right(texts) if right else texts == "")
@@ -197,10 +197,8 @@ def task_of(declaration: Declaration, name: str, kinds: Kinds, by: str) -> Task:
         if key in targets:
             truth[key] = values.argmax(1) if raw.category else values[:, 0]
             if len(set(truth[key])) < 2:
-                words = (
-                    "one and the same value in all rows; there is nothing to predict."
-                )
-                raise fault(raw.columns[0], words)
+                words = "one and the same value in all rows; there is nothing "
+                raise fault(raw.columns[0], f"{words}to predict.")
     features = np.hstack([arrays[key] for key in blocks])
     folds, drawn = declaration.validation.folds, "row"
     try:
@@ -264,19 +262,17 @@ def fit(
         below = done.get("below", done[name])
         predicted = {}
         for key in task.truth:
-            for model in (NESTED, SINGLE):
-                if model in done:
-                    values = done[model].predict(task.table, task.name)[key]
-                    mean = replicas.out_of_fold(values)
-                    mean = mean.argmax(1) if key in kinds else mean[:, 0]
-                    predicted[key, model] = mean
+            for model in [name for name in (NESTED, SINGLE) if name in done]:
+                values = done[model].predict(task.table, task.name)[key]
+                mean = replicas.out_of_fold(values)
+                mean = mean.argmax(1) if key in kinds else mean[:, 0]
+                predicted[key, model] = mean
         predicted |= {k: v for k, v in done.items() if isinstance(k, tuple)}
         for (key, model), values in predicted.items():
             held_out.append(_held_out(task, key, model, values, kinds))
-            report += _report(held_out[-1], task.by)
-    report = pd.DataFrame(report, columns=list(REPORT))
-    held_out = pd.concat(held_out, ignore_index=True)
-    return Fitted(declaration, kinds, below, report, held_out)
+            report.append(_report(held_out[-1], task.by))
+    both = (pd.concat(frames, ignore_index=True) for frames in (report, held_out))
+    return Fitted(declaration, kinds, below, *both)
 
 
 def _held_out(
@@ -295,16 +291,13 @@ def _held_out(
     return pd.DataFrame({**named, "model": model, **where, **both})
 
 
-def _report(frame: pd.DataFrame, by: str) -> list[dict[str, Any]]:
+def _report(frame: pd.DataFrame, by: str) -> pd.DataFrame:
     """Return the report's lines on one model of one target."""
-    named = frame.iloc[0][["scale", "target", "model"]].to_dict()
+    named = frame.iloc[0][["scale", "target", "model"]]
     folds = pd.DataFrame([_scores(rows) for _, rows in frame.groupby("fold")])
-    spread = folds.std(ddof=1).to_dict()
-    rest = {"n": len(frame), "by": by}
-    return [
-        {**named, "metric": metric, "value": value, "spread": spread[metric], **rest}
-        for metric, value in _scores(frame).items()
-    ]
+    both = pd.DataFrame({"value": _scores(frame), "spread": folds.std(ddof=1)})
+    lines = both.rename_axis("metric").reset_index()
+    return lines.assign(**named, n=len(frame), by=by)[list(REPORT)]
 
 
 def _scores(frame: pd.DataFrame) -> dict[str, float]:
@@ -330,10 +323,10 @@ def predict(
     """
     declaration = fitted.declaration
     names = [declared.name for declared in declaration.scales]
-    name = scale or names[-1]
-    if name not in names:
-        known = ", ".join(map(repr, names))
-        words = f"scale: {name!r} given, one of {known} is allowed."
+    if (name := scale or names[-1]) not in names:
+        words = (
+            f"scale: {name!r} given, one of {', '.join(map(repr, names))} is allowed."
+        )
         raise ParameterError(words + nearest(name, names))
 
     def fault(column: str, words: str) -> DataError:
@@ -341,21 +334,20 @@ def predict(
 
     if frame.empty:
         raise DataError(f"{source}: no rows; there is nothing to predict.")
-    table, arrays, predicted = _Table(frame, fault), {}, frame.copy()
-    for key, raw in declaration.blocks(name).items():
-        arrays[key] = table.array(raw, fitted.kinds.get(key, []))
+    table, predicted, kinds = _Table(frame, fault), frame.copy(), fitted.kinds
+    blocks = declaration.blocks(name).items()
+    arrays = {key: table.array(raw, kinds.get(key, [])) for key, raw in blocks}
     outputs = fitted.chain.predict(arrays, name)
     for key in declaration.scale(name).targets():
         mean, spread = outputs[key].mean(0), outputs[key].std(0)
         columns = {"predicted": mean[:, 0], "spread": spread[:, 0]}
-        if key in fitted.kinds:
-            words = np.array(fitted.kinds[key], dtype=object)[mean.argmax(1)]
+        if key in kinds:
+            words = np.array(kinds[key], dtype=object)[mean.argmax(1)]
             columns = {"predicted": words, "probability": mean.max(1)}
         for what, column in columns.items():
             title = f"{key.partition('.')[2]}_{what}"
             if title in predicted:
-                words = "stands in the table already; rename or remove it."
-                raise fault(title, words)
+                raise fault(title, "stands in the table already; rename or remove it.")
             predicted[title] = column
     return predicted
 

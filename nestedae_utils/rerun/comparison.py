@@ -1,22 +1,19 @@
 """Runs side by side: compared, made again from their records, drawn as a sweep."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
-from nestedae_utils.book import parameters, records
+from nestedae_utils.book import claims, parameters, records
 from nestedae_utils.data import files
 from nestedae_utils.errors import ParameterError, replacing
 from nestedae_utils.rerun.execution import Report, RunError
 from nestedae_utils.rerun.runs import Plan, Run, make, plan, read
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -44,8 +41,8 @@ def verify(
     """Make a run again from its record, trainings too; compare the results.
 
     Returns lines on the quantities that leave the repeat tolerance of
-    ``data/quantities.csv``, and on data, versions and sources that are not as
-    recorded.
+    ``data/quantities.csv``, on verdicts that turn, and on data, versions and
+    sources that are not as recorded.
     """
     before = read(folder)
     notebook = parameters.find(before.record["chapter"], notebooks)
@@ -56,49 +53,50 @@ def verify(
         # trainings are computed anew, downloads are not
         (trainings / "data").symlink_to(files.folder().absolute())
         variables = {files.CACHE_VARIABLE: str(trainings)}
-        record = make(what, fresh, report, variables=variables)
+        record = make(what, fresh, variables, report=report)
         if record["status"] != 0:
             raise RunError(f"{notebook.name}: {record['error']}")
         again = read(fresh)
-    lines = []
-    for kind, words, length in (
-        ("checksums", "data {}: sha256", 12),
-        ("versions", "version of {}:", 99),
-    ):
-        old, new = before.record[kind], record[kind]
-        for name in sorted(old.keys() | new.keys()):
-            now, was = (str(one.get(name, "none"))[:length] for one in (new, old))
-            if old.get(name) != new.get(name):
-                lines.append(f"{words.format(name)} {now} now, {was} recorded")
+    old, new = _used(before.record), _used(record)
+    lines = [
+        f"{name} {new.get(name, 'none')} now, {old.get(name, 'none')} recorded"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
     if before.record["notebook"] != record["notebook"]:
         lines.append("notebook: changed since")
     if before.record["package"].get("digest") != record["package"]["digest"]:
         lines.append("package: sources or tables changed since")
-    return records.differences(again.results, before.results), lines
+    now, then = ({again.results["chapter"]: one.results} for one in (again, before))
+    turned = [f"{name}: {words}" for name, words in claims.turned(now, then).items()]
+    return records.differences(again.results, before.results) + turned, lines
+
+
+def _used(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the data and the libraries that a run used."""
+    data, versions = record["checksums"].items(), record["versions"].items()
+    used = {f"data {name}: sha256": str(sha256)[:12] for name, sha256 in data}
+    return used | {f"version of {name}:": str(text) for name, text in versions}
 
 
 def write(outcomes: Mapping[Plan, Run | str], folder: Path) -> None:
     """Write a row for each finished run and quantity of a sweep, and a plot."""
     rows = [
-        {
-            "run": run.folder.name,
-            **one.effective,
-            **{n: record[n] for n in records.OURS},
-        }
+        {"run": run.folder.name, **one.effective}
+        | {name: record.get(name) for name in records.OURS}
         for one, run in outcomes.items()
         if isinstance(run, Run)
         for record in run.results["records"]
     ]
-    table, drawing = folder / "sweep.csv", folder / "sweep.svg"
-    if not rows:
-        # those of an earlier sweep would tell of other runs
-        table.unlink(missing_ok=True)
-        drawing.unlink(missing_ok=True)
-        return
     frame = pd.DataFrame(rows)
-    with replacing(table) as beside:
+    if frame.empty:
+        # those of an earlier sweep would tell of other runs
+        for name in ("sweep.csv", "sweep.svg"):
+            (folder / name).unlink(missing_ok=True)
+        return
+    with replacing(folder / "sweep.csv") as beside:
         frame.to_csv(beside, index=False)
-    with replacing(drawing) as beside:
+    with replacing(folder / "sweep.svg") as beside:
         figure = plot(frame, drawn_by([one.given for one in outcomes]))
         figure.savefig(beside, format="svg")
 
@@ -109,9 +107,8 @@ def drawn_by(given: Sequence[Mapping[str, Any]]) -> list[str]:
     They are those in which the runs differ; a seed is what is averaged over,
     unless nothing else differs.
     """
-    values = {name: len({one[name] for one in given}) for name in given[0]}
-    axes = sorted(values, key=lambda name: -values[name])
-    differ = [name for name in axes if values[name] > 1] or axes[:1]
+    values = pd.DataFrame(given).nunique().sort_values(ascending=False, kind="stable")
+    differ = list(values[values > 1].index) or list(values.index[:1])
     return [name for name in differ if name != "seed"] or differ
 
 
@@ -122,7 +119,6 @@ def plot(frame: pd.DataFrame, axes: Sequence[str]) -> Figure:
     their means.
     """
     import seaborn as sns
-    from matplotlib import rc_context
 
     from nestedae_utils.book.figures import STYLE
 

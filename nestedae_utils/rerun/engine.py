@@ -4,8 +4,6 @@
 then; papermill alone runs an unknown name with the defaults.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +31,9 @@ class Engine:
         from nestedae_utils.rerun import runs
 
         path = Path(settings["input_path"])
+        given = nb.metadata.papermill.get("parameters", {})
         try:
-            runs.plan(
-                parameters.find(path.stem, path.parent),
-                nb.metadata.papermill.get("parameters", {}),
-            )
+            runs.plan(parameters.find(path.stem, path.parent), given)
         except ParameterError as error:
             raise Refused(str(error)) from None
         return NBClientEngine.execute_notebook(nb, kernel_name, **settings)

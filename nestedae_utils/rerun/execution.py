@@ -5,8 +5,7 @@ them are ended, also where a process in between has died.  Should this process
 die itself, a reaper, which waits for that, ends the rest and removes the folder.
 """
 
-from __future__ import annotations
-
+import base64
 import contextlib
 import json
 import os
@@ -18,21 +17,21 @@ import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-TOKEN = "NESTEDAE_EXECUTION"
-LOG = "log.txt"
-"""What the kernel wrote past the notebook, in its working folder."""
-PATIENCE = 3.0
-"""Seconds that processes have to end by themselves."""
-LONG = 1_000_000
-"""Seconds to wait for a kernel that lives: nothing is killed by a clock."""
+from nestedae_utils.errors import DataError
 
+TOKEN = "NESTEDAE_EXECUTION"
+LOG = "log.txt"  # what the kernel wrote past the notebook, in its folder
+PATIENCE = 3.0  # seconds that processes have to end by themselves
+LONG = 1_000_000  # seconds for a kernel that lives: nothing is killed by a clock
+Values = Mapping[str, Any]
+# called with the number of a code cell that starts, and of all
 Report = Callable[[int, int], None]
-"""Called with the number of a code cell that starts, and of all."""
 
 
 class RunError(RuntimeError):
@@ -50,7 +49,7 @@ class Stopped(RuntimeError):
 def execute(
     source: Path,
     out: Path,
-    parameters: Mapping[str, Any],
+    parameters: Values,
     environment: Mapping[str, str],
     report: Report | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -84,16 +83,14 @@ def execute(
         # this thread, which signals interrupt, only waits
         work = pool.submit(_papermill, source, out, dict(parameters), kernel, report)
         try:
-            while not work.done():
+            while wait([work], timeout=0.5).not_done:
                 if stop():
                     raise Stopped("stopped on request")
-                wait([work], timeout=0.5)
             work.result()
         finally:
             end(token)
-            while not work.done():
-                # its kernel was about to start
-                wait([work], timeout=0.5)
+            # a kernel may have been about to start
+            while wait([work], timeout=0.5).not_done:
                 end(token)
 
 
@@ -109,19 +106,13 @@ def _kernel(**settings: Any) -> type:
 
     class Kernel(AsyncKernelManager):
         kernel_spec = KernelSpec(argv=[sys.executable, *launcher])
-
-        def start_kernel(self, *args: Any, **more: Any) -> Any:
-            return super().start_kernel(*args, **settings, **more)
+        start_kernel = partialmethod(AsyncKernelManager.start_kernel, **settings)
 
     return Kernel
 
 
 def _papermill(
-    source: Path,
-    out: Path,
-    parameters: dict[str, Any],
-    kernel: type,
-    report: Report | None,
+    source: Path, out: Path, parameters: Values, kernel: type, report: Report | None
 ) -> None:
     import nbconvert
     import papermill
@@ -171,6 +162,27 @@ def _papermill(
         if isinstance(error, OSError) and error.strerror:
             words = f"{error.strerror}: {error.filename or out}"
         raise RunError(where + words) from None
+
+
+def pictures(path: Path) -> dict[str, bytes]:
+    """Return the files of a notebook's named figures, as it has them.
+
+    A `DataError` tells of a figure named as no file can be.
+    """
+    files: dict[str, bytes] = {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        figure = cell["metadata"].get("mystnb", {}).get("figure", {})
+        name = str(figure.get("name", "none"))
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+            words = "letters, digits, '-', '_' and '.' are allowed; rename the figure."
+            raise DataError(f"{path.name}: figure name {name!r} given, {words}")
+        for output in cell.get("outputs", []) if "name" in figure else ():
+            data = output.get("data", {})
+            svg = "".join(data.get("image/svg+xml", "")).encode()
+            png = base64.b64decode("".join(data.get("image/png", "")))
+            if svg or png:
+                files.setdefault(f"{name}.{'svg' if svg else 'png'}", svg or png)
+    return files
 
 
 def one_line(text: str, longest: int = 300) -> str:

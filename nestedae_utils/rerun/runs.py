@@ -5,25 +5,24 @@ complete, so that a folder with a ``run.json`` of status 0 is a whole run.
 A run that failed lies in the folder's name with ``.failed``.
 """
 
-from __future__ import annotations
-
-import base64
 import contextlib
 import functools
-import importlib.metadata
+import glob
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
+import tempfile
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pooch
 
 from nestedae_utils.book import parameters, records
@@ -31,11 +30,9 @@ from nestedae_utils.data import files
 from nestedae_utils.errors import DataError
 from nestedae_utils.model import cache
 from nestedae_utils.rerun import execution
-from nestedae_utils.rerun.execution import KernelDied, Report, RunError, one_line
-from nestedae_utils.rerun.folders import held, shown
+from nestedae_utils.rerun.execution import KernelDied, RunError, one_line
 
-RUNS = files.WORKPLACE / "runs"
-"""Where runs go that are given no folder."""
+RUNS = files.WORKPLACE / "runs"  # where runs go that are given no folder
 RECORD = "run.json"
 RESULTS = "results.json"
 TOOLS = ("papermill", "ipykernel", "nbclient", "nbconvert")
@@ -98,7 +95,7 @@ def plan(notebook: parameters.Notebook, given: Mapping[str, Any]) -> Plan:
 # a sweep plans thousands of runs of one notebook
 @functools.lru_cache(maxsize=16)
 def _digest(notebook: Path, changed: int) -> str:
-    _figures(notebook)
+    execution.pictures(notebook)
     return pooch.file_hash(str(notebook))
 
 
@@ -111,22 +108,77 @@ def package_digest() -> str:
     return cache.digest(sorted([*sources, *tables]), cache.LIBRARIES)
 
 
+def shown(folder: Path) -> Path:
+    """Return a path as short as it can be told from the working folder."""
+    with contextlib.suppress(ValueError, OSError):
+        return Path(os.path.abspath(folder)).relative_to(Path.cwd())
+    return folder
+
+
+@contextlib.contextmanager
+def held(folder: Path, record: str) -> Iterator[Path]:
+    """Hold the folder of a run or a sweep alone; give a new one beside it.
+
+    A folder that is none, that holds something else than what has such a
+    record, that is held already or cannot be written is a `RunError`.
+    """
+    kind, fault = record.removesuffix(".json"), ""
+    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+    path, beside = Path(lock.lock_file), f".{folder.name}.part-"
+    try:
+        # before the lock, which would lie beside folders of others
+        if os.path.lexists(folder) and not folder.is_dir():
+            fault = "not a folder; give another with -o, or remove it."
+        elif not (folder / record).is_file() and any(folder.glob("*")):
+            fault = f"not empty, and holds no {kind}; give an empty or a new "
+            fault += "folder with -o."
+        if fault:
+            raise RunError(f"{shown(folder)}: {fault}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # some file systems say of what they refuse that another has it
+        path.touch()
+        lock.acquire(timeout=0)
+        # what a killed run of this folder left; none is at work now
+        for left in folder.parent.glob(f"{glob.escape(beside)}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(
+            prefix=beside, dir=folder.parent, ignore_cleanup_errors=True
+        ) as scratch:
+            yield Path(scratch)
+    except filelock.Timeout:
+        raise RunError(
+            f"{shown(folder)}: another run is being made there; wait for its "
+            "end, or give another folder with -o."
+        ) from None
+    except OSError as error:
+        rest = " Finished runs are kept." if kind == "sweep" else ""
+        raise RunError(
+            f"{shown(folder)}: cannot be written "
+            f"({error.strerror or type(error).__name__}); make room or give "
+            f"another folder with -o.{rest}"
+        ) from None
+    finally:
+        if lock.is_locked:
+            # first removed: who waits for this very file sees that
+            path.unlink(missing_ok=True)
+            lock.release()
+
+
 # --- a run is made ---------------------------------------------------------
 
 
-def run(
-    what: Plan, folder: Path, force: bool = False, report: Report | None = None
-) -> Run:
+def run(what: Plan, folder: Path, force: bool = False, **how: Any) -> Run:
     """Make a run in a folder, or find it there; with ``force`` make it anew.
 
     A run that fails is a `RunError`, and so is a folder that cannot be used,
-    that holds another run or other data, or where a run is being made.
+    that holds another run or other data, or where a run is being made.  The
+    rest is for `execution.execute`.
     """
     folder = Path(os.path.abspath(folder))
     with held(folder, RECORD) as scratch:
         if (folder / RECORD).is_file() and not force:
             return find(what, folder)
-        make(what, scratch / "new", report)
+        make(what, scratch / "new", **how)
         return settle(scratch / "new", folder)
 
 
@@ -160,33 +212,30 @@ def failure(folder: Path) -> str:
 
 
 def make(
-    what: Plan,
-    folder: Path,
-    report: Report | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    variables: Mapping[str, str] | None = None,
+    what: Plan, folder: Path, variables: Mapping[str, str] = {}, **how: Any
 ) -> dict[str, Any]:
     """Make a run in a new folder, with more variables for its kernel.
 
-    Returns its record, which tells whether it failed.
+    Returns its record, which tells whether it failed; the rest is for
+    `execution.execute`.
     """
     name, started = what.notebook.name, datetime.now(UTC)
     notebook, results = folder / f"{name}.ipynb", folder / ".results"
     folder.mkdir()
-    environment = {"NESTEDAE_RESULTS": str(results), **(variables or {})}
+    environment = {"NESTEDAE_RESULTS": str(results), **variables}
     for variable in (files.CACHE_VARIABLE, files.MIRROR_VARIABLE):
         # the kernel works in another folder than this process
         if path := environment.get(variable) or os.environ.get(variable):
             environment[variable] = os.path.abspath(os.path.expanduser(path))
-    source, written = what.notebook.path, results / f"{name}.json"
-    outcome: dict[str, Any] = {"checksums": {}, "status": 0}
+    written, outcome = results / f"{name}.json", {"checksums": {}, "status": 0}
+    given = what.notebook.path, notebook, what.effective
     try:
-        execution.execute(source, notebook, what.effective, environment, report, stop)
+        execution.execute(*given, environment, **how)
         if not written.is_file():
             raise RunError("its last cell wrote no results (chapter.finish())")
         content = records.read_results(written.rename(folder / RESULTS))
         outcome["checksums"] = content.get("checksums", {})
-        for path, picture in _figures(notebook).items():
+        for path, picture in execution.pictures(notebook).items():
             (folder / "figures").mkdir(exist_ok=True)
             (folder / "figures" / path).write_bytes(picture)
         (folder / execution.LOG).unlink()
@@ -194,7 +243,6 @@ def make(
         killed = isinstance(error, KernelDied)
         outcome |= {"status": 1, "error": str(error), "killed": killed}
     shutil.rmtree(results, ignore_errors=True)
-    version = importlib.metadata.version
     libraries = {name: version(name) for name in (*cache.LIBRARIES, *TOOLS)}
     package = {"version": version("nestedae-companion"), "digest": package_digest()}
     finished, (commit, changed) = datetime.now(UTC), _commit()
@@ -227,43 +275,17 @@ def _commit() -> tuple[str | None, bool | None]:
     git = "git --git-dir=.git --work-tree=. describe --always --abbrev=40"
     words = [*git.split(), "--exclude=*", "--dirty"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(
-            words, cwd=files.DATA.parent, timeout=20, capture_output=True, check=True
-        )
-        commit = done.stdout.decode().strip()
+        how: Any = {"timeout": 20, "stderr": subprocess.DEVNULL, "text": True}
+        commit = subprocess.check_output(words, cwd=files.DATA.parent, **how).strip()
         return commit.removesuffix("-dirty"), commit.endswith("-dirty")
     return None, None
 
 
-def _figures(notebook: Path) -> dict[str, bytes]:
-    """Return the files of a notebook's named figures."""
-    pictures: dict[str, bytes] = {}
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        name = cell["metadata"].get("mystnb", {}).get("figure", {}).get("name")
-        if name is None:
-            continue
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)):
-            raise DataError(
-                f"{notebook.name}: figure name {name!r} given, letters, "
-                "digits, '-', '_' and '.' are allowed; rename the figure."
-            )
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            svg = "".join(data.get("image/svg+xml", "")).encode()
-            png = base64.b64decode("".join(data.get("image/png", "")))
-            if svg or png:
-                path = f"{name}.{'svg' if svg else 'png'}"
-                pictures.setdefault(path, svg or png)
-    return pictures
-
-
 # --- runs that are there ---------------------------------------------------
 
-_KEYS: dict[type, str] = {
-    str: "chapter notebook key",
-    dict: "parameters package versions checksums data",
-    int: "status",
-}
+_KEYS: dict[str, type] = {"status": int}
+_KEYS |= dict.fromkeys(["chapter", "notebook", "key"], str)
+_KEYS |= dict.fromkeys("parameters package versions checksums data".split(), dict)
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -271,21 +293,17 @@ def _record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        for kind, keys in _KEYS.items():
-            for key in keys.split():
-                if not isinstance(record[key], kind):
-                    raise TypeError(key)
+        for key, kind in _KEYS.items():
+            if not isinstance(record[key], kind):
+                raise TypeError(key)
+        return record
     except OSError as error:
-        raise DataError(
-            f"{shown(folder)}: no run there ({RECORD}: {error.strerror}); "
-            "give the folder of a run."
-        ) from None
+        words = f"{shown(folder)}: no run there ({RECORD}: {error.strerror}); "
+        words += "give the folder of a run."
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: not the record of a run ({type(error).__name__}: "
-            f"{one_line(str(error))}); remove the folder and run again."
-        ) from None
-    return record
+        words = f"{path}: not the record of a run ({type(error).__name__}: "
+        words += f"{one_line(str(error))}); remove the folder and run again."
+    raise DataError(words)
 
 
 def read(folder: Path) -> Run:
@@ -312,16 +330,16 @@ def find(what: Plan, folder: Path) -> Run:
         used |= set(records.read_results(reference).get("checksums", {}))
     changed = [n for n in now if n in used and now[n] != record["data"].get(n)]
     other = [n for n, value in what.effective.items() if before.get(n) != value]
+    if record["key"] == what.key and not changed:
+        return replace(there, found=True)
+    fault = "another run ({}); --force replaces it, -o names another folder"
     if record["key"] == what.key:
-        if not changed:
-            return replace(there, found=True)
-        fault = f"on data that have changed since ({', '.join(changed)})"
-        fault = f"this run, but {fault}; --force runs anew"
+        fault = "this run, but on data that have changed since ({}); --force runs anew"
+        why = ", ".join(changed)
+    elif record["chapter"] != what.notebook.name:
+        why = f"of chapter {record['chapter']}"
+    elif other:
+        why = "with " + ", ".join(f"{n}={before.get(n)}" for n in other)
     else:
         why = "of another version of the notebook or the package"
-        if record["chapter"] != what.notebook.name:
-            why = f"of chapter {record['chapter']}"
-        elif other:
-            why = "with " + ", ".join(f"{n}={before.get(n)}" for n in other)
-        fault = f"another run ({why}); --force replaces it, -o names another folder"
-    raise RunError(f"{shown(folder)}: holds {fault}.")
+    raise RunError(f"{shown(folder)}: holds {fault.format(why)}.")

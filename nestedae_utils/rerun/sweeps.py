@@ -7,8 +7,6 @@ scheduler.  Notebooks travel to them and files back; they need the package in
 the same version and the data, but no common file system.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import logging
@@ -20,33 +18,26 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from distributed import Client, Future, LocalCluster, as_completed, get_worker
 
 from nestedae_utils.book import parameters, records
 from nestedae_utils.errors import DataError, ParameterError, shown
 from nestedae_utils.model import cache
 from nestedae_utils.rerun import comparison, runs
-from nestedae_utils.rerun.execution import RunError, one_line
-from nestedae_utils.rerun.folders import held
-from nestedae_utils.rerun.runs import Plan, Run
+from nestedae_utils.rerun.execution import RunError, Values, one_line
+from nestedae_utils.rerun.runs import Plan, Run, held
 
-if TYPE_CHECKING:
-    from distributed import Client, Future
-
-LIMIT = 10_000
-"""Combinations that a sweep may have."""
-PATIENCE = 5
-"""Seconds in which a scheduler has to answer."""
+LIMIT = 10_000  # combinations that a sweep may have
+PATIENCE = 5  # seconds in which a scheduler has to answer
 RECORD = "sweep.json"
 
 Tell = Callable[[str], None]
 
 
-# --- the grid --------------------------------------------------------------
-
-
 def grid(
-    notebook: parameters.Notebook, axes: Iterable[str], fixed: Mapping[str, Any]
+    notebook: parameters.Notebook, axes: Iterable[str], fixed: Values
 ) -> list[Plan]:
     """Return the runs of a grid, the last axis varying fastest.
 
@@ -64,14 +55,11 @@ def grid(
                 "are allowed; give fewer values."
             )
         if name in fixed:
-            raise ParameterError(
-                f"{name}: given twice, in the grid and by -p; leave one out."
-            )
+            words = "given twice, in the grid and by -p; leave one out."
+            raise ParameterError(f"{name}: {words}")
     if not values:
-        raise ParameterError(
-            "grid: nothing given, at least one name=values is allowed, for "
-            "example --grid seed=0..9."
-        )
+        words = "at least one name=values is allowed, for example --grid seed=0..9."
+        raise ParameterError(f"grid: nothing given, {words}")
     points = itertools.product(*values.values())
     given = [dict(zip(values, point, strict=True)) for point in points]
     return [runs.plan(notebook, {**one, **fixed}) for one in given]
@@ -82,26 +70,22 @@ def _axis(one: parameters.Parameter, text: str) -> list[Any]:
     values: list[Any] = []
     for item in text.split(";" if one.listed else ","):
         is_range, fault = one.kind is int and ".." in item, ""
-        span = re.fullmatch(r"([0-9]{1,18})\.\.([0-9]{1,18})", item)
-        first, last = map(int, span.groups()) if span else (1, 0)
+        ends = re.fullmatch(r"([0-9]{1,18})\.\.([0-9]{1,18})", item)
+        first, last = map(int, ends.groups()) if ends else (1, 0)
         if not item:
             fault = "it has an empty value; separate values by single commas"
         elif is_range and last < first:
             fault = "a range of whole numbers that does not run backwards is "
             fault += "allowed, for example 0..9"
-        elif is_range and last - first >= LIMIT:
-            fault = f"at most {LIMIT} combinations are allowed; give fewer values"
         if fault:
             raise ParameterError(f"{one.name}: {shown(item or text)} given, {fault}.")
-        items = map(str, range(first, last + 1)) if is_range else [item]
-        values += map(one.parse, items)
+        # one more than a grid may have is enough for it to be refused
+        span = map(str, range(first, min(last, first + LIMIT) + 1))
+        values += map(one.parse, span if is_range else [item])
     if len(set(values)) != len(values):
         fault = "each value may stand only once"
         raise ParameterError(f"{one.name}: {shown(text)} given, {fault}.")
     return values
-
-
-# --- the sweep -------------------------------------------------------------
 
 
 def default_folder(what: Sequence[Plan]) -> Path:
@@ -113,7 +97,7 @@ def default_folder(what: Sequence[Plan]) -> Path:
 def sweep(
     what: Sequence[Plan],
     folder: Path,
-    jobs: int = 1,
+    jobs: int | None = None,
     dask: str | None = None,
     tell: Tell = lambda line: None,
     retry: bool = False,
@@ -121,28 +105,26 @@ def sweep(
 ) -> dict[Plan, Run | str]:
     """Make all runs of a grid; write their table and their plot.
 
-    There are ``jobs`` runs at a time on this machine, or as many as the
+    There are ``jobs`` runs, else one, at a time on this machine, or as many as the
     scheduler ``dask`` has workers for; ``tell`` takes a line for each.  Those
     that failed in an earlier sweep are made again with ``retry``, all with
     ``force``.  A run that failed has the line that says why.  A folder that
     cannot be used, or a scheduler that does not answer, is a `RunError`.
     """
-    folder = Path(os.path.abspath(folder))
+    folder, jobs = Path(os.path.abspath(folder)), jobs or 1
     scheme = r"(tcp|tls|ws|wss)://[^\s/]+:[0-9]{1,5}"
     if dask is not None and not re.fullmatch(scheme, dask):
-        raise ParameterError(
-            f"dask: {shown(dask)} given, the address of a scheduler is "
-            "allowed, for example tcp://127.0.0.1:8786."
-        )
+        words = "the address of a scheduler is allowed, for example "
+        raise ParameterError(f"dask: {shown(dask)} given, {words}tcp://127.0.0.1:8786.")
     with held(folder, RECORD) as scratch:
         paths = {one: folder / "runs" / one.folder.name for one in what}
-        earlier = (
-            {} if force else {one: _earlier(one, paths[one], retry) for one in what}
-        )
-        outcomes = {one: outcome for one, outcome in earlier.items() if outcome}
+        outcomes = {}
+        for one in what if not force else ():
+            if outcome := _earlier(one, paths[one], retry):
+                outcomes[one] = outcome
         missing = [one for one in what if one not in outcomes]
         with _client(dask, jobs, scratch) as client:
-            given = {path.name: one.given for one, path in paths.items()}
+            given = {one.folder.name: one.given for one in what}
             content = {"chapter": what[0].notebook.name, "runs": given}
             records.write_json(folder / RECORD, content)
             (folder / "runs").mkdir(exist_ok=True)
@@ -174,8 +156,6 @@ def _earlier(what: Plan, folder: Path, retry: bool) -> Run | str:
 @contextlib.contextmanager
 def _client(address: str | None, jobs: int, scratch: Path) -> Iterator[Client]:
     """Connect to a scheduler, by its address or one of our own."""
-    import distributed
-
     # it logs tracebacks of lost connections; the outcomes say it in a line
     for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -184,7 +164,7 @@ def _client(address: str | None, jobs: int, scratch: Path) -> Iterator[Client]:
         pool = stack.enter_context(ThreadPoolExecutor(jobs))
         # within this process, so that nobody else can send it work
         cluster = address or stack.enter_context(
-            distributed.LocalCluster(
+            LocalCluster(
                 n_workers=1,
                 threads_per_worker=jobs,
                 executor=pool,
@@ -197,7 +177,7 @@ def _client(address: str | None, jobs: int, scratch: Path) -> Iterator[Client]:
             )
         )
         try:
-            client = distributed.Client(cluster, timeout=PATIENCE, set_as_default=False)
+            client = Client(cluster, timeout=PATIENCE, set_as_default=False)
         except (OSError, ValueError, RuntimeError) as error:
             raise RunError(
                 f"dask: no scheduler answers at {address} within {PATIENCE} s "
@@ -211,8 +191,6 @@ def _ended(
     what: Sequence[Plan], client: Client, variables: Mapping[str, str], tell: Tell
 ) -> Iterator[tuple[Plan, Future]]:
     """Have workers make runs; give each with its future when it has ended."""
-    from distributed import as_completed
-
     if not what:
         return
     if client.scheduler and not client.scheduler_info(n_workers=-1)["workers"]:
@@ -238,15 +216,9 @@ def _ended(
 
 
 def remote(
-    name: str,
-    notebook: str,
-    given: Mapping[str, Any],
-    key: str,
-    variables: Mapping[str, str],
+    name: str, notebook: str, given: Values, key: str, variables: Mapping[str, str]
 ) -> bytes:
     """Make a run on a worker, and once more if its kernel dies; return it zipped."""
-    from distributed import get_worker
-
     worker = get_worker()
     task = worker.get_current_task()
 
@@ -267,8 +239,8 @@ def remote(
             )
         for attempt in ("first", "second"):
             folder = Path(scratch, attempt)
-            record = runs.make(what, folder, stop=cancelled, variables=variables)
-            if not record.get("killed"):
+            made = runs.make(what, folder, variables, stop=cancelled)
+            if not made.get("killed"):
                 break
         return Path(shutil.make_archive(str(folder), "zip", folder)).read_bytes()
 

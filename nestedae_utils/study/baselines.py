@@ -1,24 +1,19 @@
 """Other models on the same folds, all from scikit-learn.
 
-Their settings are fixed here, scikit-learn's own where none is named; what
-they learn from (scalers, penalties) is the training rows only.
+Their settings are fixed here, scikit-learn's own where none is named, or, of
+those in `GRIDS`, chosen by inner folds; what they learn from (scalers,
+penalties, settings) is the training rows only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from sklearn import ensemble
 from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyClassifier, DummyRegressor
-from sklearn.ensemble import (
-    ExtraTreesRegressor,
-    GradientBoostingRegressor,
-    HistGradientBoostingRegressor,
-    RandomForestClassifier,
-    RandomForestRegressor,
-)
 from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
@@ -27,6 +22,7 @@ from sklearn.tree import DecisionTreeRegressor
 from nestedae_utils.model.cache import cached
 from nestedae_utils.model.replicas import Split
 
+ABSOLUTE: dict[str, Any] = {"loss": "absolute_error", "random_state": 0}
 BASELINES: Mapping[str, Callable[[], BaseEstimator]] = {
     "median": lambda: DummyRegressor(strategy="median"),
     # a full tree on absolute errors ends in the median of equal inputs
@@ -34,25 +30,30 @@ BASELINES: Mapping[str, Callable[[], BaseEstimator]] = {
         criterion="absolute_error", random_state=0
     ),
     "ridge": lambda: make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13))),
-    "random forest": lambda: RandomForestRegressor(300, random_state=0),
-    "extra trees": lambda: ExtraTreesRegressor(300, random_state=0),
-    "gradient boosting": lambda: GradientBoostingRegressor(
-        loss="absolute_error", n_estimators=300, random_state=0
+    "random forest": lambda: ensemble.RandomForestRegressor(300, random_state=0),
+    "extra trees": lambda: ensemble.ExtraTreesRegressor(300, random_state=0),
+    "gradient boosting": lambda: ensemble.GradientBoostingRegressor(
+        n_estimators=300, **ABSOLUTE
     ),
-    "histogram boosting": lambda: HistGradientBoostingRegressor(
-        loss="absolute_error", random_state=0
-    ),
+    "histogram boosting": lambda: ensemble.HistGradientBoostingRegressor(**ABSOLUTE),
     "SVR, C = 1": lambda: make_pipeline(StandardScaler(), SVR(C=1.0)),
     "SVR, C = 10": lambda: make_pipeline(StandardScaler(), SVR(C=10.0)),
 }
 """Models of a number by name; each call gives a fresh one."""
+
+_TREES = {"n_estimators": (100,), "min_samples_leaf": (1, 3)}
+GRIDS: Mapping[str, tuple[str, Mapping[str, Sequence[float | str]]]] = {
+    "SVR, tuned": ("SVR, C = 10", {"svr__C": (3.0, 10.0, 30.0)}),
+    "extra trees, tuned": ("extra trees", {**_TREES, "max_features": (0.3, 1.0)}),
+}
+"""Of `BASELINES`, by a name of their own, the settings to choose from."""
 
 CLASSIFIERS: Mapping[str, Callable[[], BaseEstimator]] = {
     "most frequent": lambda: DummyClassifier(strategy="most_frequent"),
     "logistic regression": lambda: make_pipeline(
         StandardScaler(), LogisticRegression(max_iter=2000)
     ),
-    "random forest": lambda: RandomForestClassifier(300, random_state=0),
+    "random forest": lambda: ensemble.RandomForestClassifier(300, random_state=0),
 }
 """Models of a category, given as whole numbers."""
 
@@ -64,27 +65,19 @@ def predict(
     target: np.ndarray,
     splits: Sequence[Split],
     category: bool = False,
+    inner: Sequence[Split] = (),
 ) -> np.ndarray:
     """Predict every row by the model whose training left it out.
 
-    Parameters
-    ----------
-    name
-        One of `BASELINES`, or of `CLASSIFIERS` for a category.
-    features
-        Shape (n, width), or (folds, n, width) where the folds differ in
-        them, latents of a fold's own model, say.
-    target
-        Shape (n,) or (n, 1).
-    splits
-        For every fold its (training, held-out) rows.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n,), in the target's units; NaN for a row never held out.
+    ``name`` is one of `BASELINES`, of `GRIDS` with ``inner`` folds, or of
+    `CLASSIFIERS` for a category.  Features are (n, width), or (folds, n, width)
+    where the folds differ in them, latents of a fold's own model, say; the
+    target is (n,) or (n, 1).  ``inner`` are folds within each fold's training
+    rows, the first fold's first, by whose mean absolute errors settings are
+    chosen.  Returns (n,), in the target's units; NaN for a row never held out.
     """
     models = CLASSIFIERS if category else BASELINES
+    fixed, grid = GRIDS.get(name, (name, None))
     features = np.asarray(features, dtype=float)
     target = np.asarray(target, dtype=float).reshape(-1)
     predicted = np.full(len(target), np.nan)
@@ -92,7 +85,15 @@ def predict(
         x = features[fold] if features.ndim == 3 else features
         # a fold may leave one kind only, which no classifier takes
         alone = category and len(set(target[seen])) == 1
-        model = models["most frequent" if alone else name]()
+        model = models["most frequent" if alone else fixed]()
+        if grid:
+            order, count = np.argsort(seen), len(inner) // len(splits)
+            places = [
+                tuple(order[np.searchsorted(seen, rows, sorter=order)] for rows in one)
+                for one in inner[fold * count : (fold + 1) * count]
+            ]
+            score = "neg_mean_absolute_error"
+            model = GridSearchCV(model, grid, cv=places, scoring=score)
         model.fit(x[seen], target[seen])
         predicted[held_out] = model.predict(x[held_out])
     return predicted

@@ -7,11 +7,10 @@ points at once move through the box of the last scale's latents, rows and
 starts side by side on the batch axis, the replicas on theirs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import numpy as np
 import torch
@@ -51,9 +50,8 @@ def decode(
     means the upper one.
     """
     decoded: dict[str, Tensor] = {}
-    scales = chain.down(last(chain).scale.name, z, wanted=wanted)
-    for values in scales.values():
-        decoded = {**values, **decoded}
+    for values in chain.down(last(chain).scale.name, z, wanted=wanted).values():
+        decoded = values | decoded
     return decoded
 
 
@@ -72,9 +70,7 @@ class Neighbourhood:
 
     @classmethod
     @one_thread()
-    def of(
-        cls, chain: NestedAutoencoder, table: Table, neighbours: int = 5
-    ) -> Neighbourhood:
+    def of(cls, chain: NestedAutoencoder, table: Table, neighbours: int = 5) -> Self:
         """Measure it on the table on which the last scale was trained."""
         points, typical = [], []
         splits = last(chain).replicas.splits
@@ -216,11 +212,5 @@ class Search:
             same = np.linalg.norm(away, axis=-1) < near
             fits[:, :, place] &= ~(same & fits[:, :, :place]).any(-1)
         with torch.no_grad():
-            decoded = decode(self.chain, z).items()
-        return Points(
-            latents,
-            {name: placed(values) for name, values in decoded},
-            placed(misfit),
-            placed(far),
-            fits,
-        )
+            decoded = {n: placed(v) for n, v in decode(self.chain, z).items()}
+        return Points(latents, decoded, placed(misfit), placed(far), fits)

@@ -5,8 +5,6 @@ where the two differ, both are given by name. More folds than there are rows,
 or groups, are a `ParameterError`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,8 +25,7 @@ Arrays = Mapping[str, NDArray]
 def row_folds(rows: int, folds: int, state: int = 0) -> list[Split]:
     """Return folds drawn by row; those of the paper have the random state 0."""
     _enough(folds, rows, "rows")
-    drawn = KFold(folds, shuffle=True, random_state=state)
-    return list(drawn.split(np.zeros(rows)))
+    return list(KFold(folds, shuffle=True, random_state=state).split(np.zeros(rows)))
 
 
 def group_folds(groups: NDArray, folds: int) -> list[Split]:
@@ -206,10 +203,12 @@ def device_scale(
 
 def chosen(below: NestedAutoencoder) -> int:
     """Return the place of the AE1, of the first seed, with the least sum of errors."""
-    ae1, errors = below.fitted["band_gap"], ("gap_mae", "ions_mae")
-    sums = np.sum([ae1.at_end("validation_as_made", of) for of in errors], axis=0)
+    ae1 = below.fitted["band_gap"]
     first = ae1.replicas.where(seed=ae1.replicas.labels["seed"][0])
-    return int(first[sums[first].argmin()])
+    if len(first) == 1:  # taken from others, it has no history
+        return int(first[0])
+    each = [ae1.at_end("validation_as_made", of) for of in ("gap_mae", "ions_mae")]
+    return int(first[np.sum(each, axis=0)[first].argmin()])
 
 
 def fit_perovskites(

@@ -1,7 +1,5 @@
 """Fine-tuning: all scales of a fitted chain trained together."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,7 +10,7 @@ from torch import Tensor
 from nestedae_utils.errors import ParameterError
 from nestedae_utils.model.cache import cached
 from nestedae_utils.model.chain import NestedAutoencoder, Table, beside
-from nestedae_utils.model.networks import row_losses, tensors
+from nestedae_utils.model.networks import row_losses
 from nestedae_utils.model.reference import one_thread
 
 
@@ -87,15 +85,8 @@ def scale_loss(chain: NestedAutoencoder, name: str, batch: Table) -> Tensor:
     easier to reconstruct.
     """
     fitted, scale = chain.fitted[name], chain.scales[name]
-    keys = [part.name for part in (*scale.inputs, *scale.predicted)]
-    values = {key: chain.scaled(name, key, batch) for key in keys}
-    targets = {
-        head.name: beside(
-            [values[key] for key in scale.blocks_of(head) or [head.name]]
-        ).detach()
-        for head in scale.heads
-    }
-    x = beside([values[block.name] for block in scale.inputs])
-    p = tensors(fitted.parameters, len(x), x.dtype)
-    masks = dict.fromkeys(targets, ())
-    return row_losses(scale, p, x, targets, masks)[-1].mean(1).sum()
+    values = {key: chain.scaled(name, key, batch) for key in scale.blocks}
+    parts = [scale.blocks_of(head) or [head.name] for head in scale.heads]
+    targets = [beside([values[key] for key in keys]).detach() for keys in parts]
+    p, x = fitted.together(beside([values[block.name] for block in scale.inputs]))
+    return row_losses(scale, p, x, targets)[0].mean(1).sum()
