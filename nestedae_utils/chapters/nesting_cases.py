@@ -18,6 +18,7 @@ from nestedae_utils.data.perovskites import FEATURES, IONS
 from nestedae_utils.data.solvents import Solvents
 from nestedae_utils.data.tables import Tables
 
+Pair = tuple[pd.DataFrame, pd.DataFrame]
 COLUMNS = list(FEATURES)
 GAP = {"gap": {"column": "gap", "hidden": [25]}}
 SOLVENT_COLUMNS = [
@@ -27,11 +28,12 @@ SOLVENT_COLUMNS = [
 
 
 def write(
-    folder: Path, tables: Tables, three: Fidelities, pair: Solvents
-) -> dict[str, dict[str, Any]]:
+    folder: Path, tables: Tables, three: Fidelities, pair: Solvents, cells: Pair
+) -> dict[str, list[dict[str, Any]]]:
     """Write the tables of all cases; return each case's scales, as YAML would.
 
-    Compositions are one group where they agree to two decimals.
+    Compositions are one group where they agree to two decimals. ``cells`` are
+    two tables, of energies and of distances from the hull.
     """
     frames = {
         "band_gaps": tables.band_gaps,
@@ -40,6 +42,8 @@ def write(
         "gaps": pair.gaps,
         "binding": pair.binding,
     }
+    for name, frame in zip(("energies", "hull"), cells, strict=True):
+        frame.to_csv(folder / f"{name}.csv", index=False)
     for name, frame in frames.items():
         known = [ion for ion in IONS if ion in frame]
         rounded = frame[known].astype(float).round(2).add_prefix("group_")
@@ -51,7 +55,11 @@ def write(
         "binding": _scale("binding", "Target", "gap", ["Cation", "Cl", "Br", "I"])
         | {"categories": {"solvent": "SOLVENT"}},
         "measured": _scale("experiment", "gap", "HSE", by),
+        "hull": _scale("hull", "hull", "energy", ["formula"]),
     }
+    described = [name for name in cells[1] if name not in ("formula", "hull")]
+    energy = _fine("energy", "energies", described)
+    energy["predict"] = {"energy": {"column": "energy", "hidden": [25]}}
     pbe = _fine("PBE", "PBE", COLUMNS)
     hse = _scale("HSE", "gap", "PBE", by) | {"name": "HSE"}
     solvent_gap = _fine("gap", "gaps", SOLVENT_COLUMNS)
@@ -60,6 +68,7 @@ def write(
         "gaps to devices": [_fine("band_gap", "band_gaps", COLUMNS), top["devices"]],
         "gaps to binding energies": [solvent_gap, top["binding"]],
         "PBE to HSE to measured": [pbe, hse, top["measured"]],
+        "cells to hull distance": [energy, top["hull"]],
     }
 
 

@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from nestedae_utils.model import dense
-from nestedae_utils.model.jobs import Job, side_by_side
+from nestedae_utils.model.reference import Job
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Block, Head, Scale
 
@@ -27,12 +27,13 @@ def job(rows: int, replicas: int, latent: int, epochs: int) -> Job:
     random = np.random.default_rng(0)
     inputs = random.standard_normal((rows, WIDTH), dtype=np.float32)
     targets = {"y": inputs[:, :1], "inputs": inputs}
-    table, columns = side_by_side(scale, inputs, targets)
     every = np.arange(rows)
     labels = {"seed": np.arange(replicas)}
     split = ((every, every[:1]),) * replicas
-    settings = epochs, BATCH, RATE, torch.device("cpu")
-    return Job(scale, table, columns, Replicas(split, labels), *settings)
+    return Job(
+        scale, inputs, targets, Replicas(split, labels), epochs=epochs,
+        batch_size=BATCH, learning_rate=RATE, place=torch.device("cpu"),
+    )  # fmt: skip
 
 
 def seconds(run: Callable[[], None], repeats: int) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -73,26 +74,33 @@ def draw(
 
 
 _PAGE = """<figure class="live"><div id="{name}" style="max-width:32em">
-{inputs}<p role="status" aria-live="polite"></p></div>
+{inputs}<p role="status" aria-live="polite">{first}</p></div>
+<details><summary>All cells as a table</summary>{table}</details>
 <figcaption>{caption}</figcaption><script>
 (() => {{
   const box = document.getElementById("{name}"), data = {data};
   const [across, up] = box.querySelectorAll("input");
-  const told = box.querySelector("p"), sign = (v) => (v > 0 ? "+" : "−")
-    + Math.abs(v).toFixed(2);
+  const set = (input, value) => {{
+    input.nextElementSibling.textContent = value;
+    input.setAttribute("aria-valuetext", value);
+  }};
   const tell = () => {{
-    across.nextElementSibling.textContent = data.across[across.value];
-    up.nextElementSibling.textContent = data.up[up.value];
-    const [mean, low, high] = data.cells[up.value][across.value];
-    const words = high < 0 ? "nesting helps" : low > 0 ? "nesting harms"
-      : "not told apart";
-    told.textContent = `nested minus single: ${{sign(mean)}} (95 %: ${{sign(low)}}`
-      + ` to ${{sign(high)}}), ${{words}}.`;
+    set(across, data.across[across.value]);
+    set(up, data.up[up.value]);
+    box.querySelector("p").textContent = data.cells[up.value][across.value];
   }};
   across.oninput = up.oninput = tell;
   tell();
 }})();
 </script></figure>"""
+
+
+def told(one: Paired) -> str:
+    """Return a cell in words."""
+    words = ("nesting helps", "not told apart", "nesting harms")[certain(one) + 1]
+    low, high = (f"{end:+.2f}".replace("-", "−") for end in one[1:3])
+    middle = f"{one.difference:+.2f}".replace("-", "−")
+    return f"{middle} (95 %: {low} to {high}), {words}"
 
 
 def sliders(
@@ -102,19 +110,25 @@ def sliders(
     up: tuple[str, Sequence[float]],
     caption: str,
 ) -> str:
-    """Return HTML with a slider for each axis of a map that was computed."""
+    """Return HTML with a slider for each axis of a map that was computed.
+
+    All of it stands in the page: nothing is fetched, and without scripts the
+    table has every cell.
+    """
     inputs = "".join(
         f'<label>{escape(label)}: <input type="range" min="0" step="1" value="0" '
-        f'max="{len(values) - 1}"> <output></output></label><br>'
+        f'max="{len(values) - 1}"> <output>{values[0]:g}</output></label><br>'
         for label, values in (across, up)
     )
-    data = {
-        "across": [f"{value:g}" for value in across[1]],
-        "up": [f"{value:g}" for value in up[1]],
-        "cells": [[[round(v, 4) for v in one[:3]] for one in line] for line in grid],
-    }
+    cells = [[told(one) for one in line] for line in grid]
+    names = ([f"{value:g}" for value in axis[1]] for axis in (across, up))
+    columns, rows = (pd.Index(own, name=axis[0]) for own, axis in
+                     zip(names, (across, up), strict=True))  # fmt: skip
+    table = pd.DataFrame(cells, index=rows, columns=columns).to_html()
+    data = {"across": list(columns), "up": list(rows), "cells": cells}
     parts = {"name": escape(name), "inputs": inputs, "caption": escape(caption)}
-    return _PAGE.format(data=json.dumps(data), **parts)
+    text = json.dumps(data).replace("</", "<\\/")
+    return _PAGE.format(data=text, table=table, first=cells[0][0], **parts)
 
 
 def heat(

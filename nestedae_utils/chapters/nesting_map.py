@@ -98,7 +98,7 @@ def learn(
 def predicted(fitted: NestedAutoencoder, table: Table) -> np.ndarray:
     """Return the mean prediction over the members of each world, (W, n)."""
     values = fitted.predict(table)["y"][..., 0]
-    return next(reversed(fitted.fitted.values())).replicas.over("seed", values)
+    return next(reversed(fitted.fitted.values())).replicas.grid(values, "world")
 
 
 def components(fine: np.ndarray, width: int) -> np.ndarray:
