@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from nestedae_utils.study import baselines, protocol
 
@@ -95,3 +96,20 @@ def test_a_category(name):
     splits = [(np.flatnonzero(kinds == 1), np.flatnonzero(kinds != 1))]
     predicted = baselines.predict(name, features, kinds, splits, True)
     assert set(predicted[splits[0][1]]) == {1}
+
+
+def test_a_model_of_ones_own_on_splits_that_overlap():
+    features, target, _ = data(60)
+    splits = [(np.arange(40), np.arange(40, 60)), (np.arange(10, 50), np.arange(10))]
+    model = LogisticRegression()
+    likely = baselines.held_out(model, features, target > 0, splits, likely=True)
+    for chance, (_, held) in zip(likely, splits, strict=True):
+        assert ((chance > 0.5) == (target[held] > 0)).mean() > 0.8
+        assert 0 <= chance.min() < 0.2
+        assert 0.8 < chance.max() <= 1
+    # what one split holds out changes no model but those that learn from it
+    altered = np.where(np.arange(60) < 10, -target, target)
+    again = baselines.held_out(model, features, altered > 0, splits, likely=True)
+    np.testing.assert_array_equal(likely[1], again[1])
+    assert not np.allclose(likely[0], again[0])
+    assert not hasattr(model, "coef_")

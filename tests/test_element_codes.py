@@ -1,6 +1,7 @@
 """Element codes: the reader of pseudopotentials, tables, measures, the chain."""
 
 import zipfile
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from nestedae_utils.chapters import pseudopotentials as pseudo
 from nestedae_utils.data.perovskites import IONS
 from nestedae_utils.errors import DataError
 from nestedae_utils.model.replicas import Replicas
+from nestedae_utils.study import baselines
 
 NAMES = list(pseudo.elements().index)
 
@@ -187,23 +189,6 @@ def test_a_workbook_of_pairs(tmp_path):
         code_tests.read_pairs(tmp_path / "c.xlsx")
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda f: f.drop(columns="vpa"), "column 'vpa' is missing"),
-        (lambda f: f.assign(e_form=["-1.0", "x"]), "'e_form'|line 3: 'x' found"),
-    ],
-)
-def test_a_faulty_table_of_oxides(tmp_path, change, words):
-    frame = pd.DataFrame([["Ca", "Ti", "-3", "2", "11", "0"]] * 2)
-    frame.columns = ["atom a", "atom b", "e_form", "gap pbe", "vpa", "e_hull"]
-    frame.to_csv(tmp_path / "o.csv", index=False)
-    assert code_tests.read_oxides(tmp_path / "o.csv")["energy"].tolist() == [-3, -3]
-    change(frame).to_csv(tmp_path / "o.csv", index=False)
-    with pytest.raises(DataError, match=words):
-        code_tests.read_oxides(tmp_path / "o.csv")
-
-
 def test_the_twins_tables_are_those_of_a_law():
     table = pseudo.elements()
     oxides, pairs = code_tests.generate_oxides(table), code_tests.generate_pairs(table)
@@ -218,10 +203,11 @@ def test_splits_hold_out_whole_groups_and_tuning_sees_none_of_them():
         assert not set(groups[seen]) & set(groups[held])
     x = np.random.default_rng(0).normal(size=(100, 3))
     some, y = code_tests.splits(100, 2), x[:, 0]
-    told = code_tests.tuned(x, y, some)
+    tuned = partial(baselines.held_out, code_tests.MODELS["tuned"], x)
+    told = tuned(y, some)
     altered = y.copy()
     altered[some[0][1]] = 99.0  # of what the first split holds out
-    np.testing.assert_array_equal(told[0], code_tests.tuned(x, altered, some)[0])
+    np.testing.assert_array_equal(told[0], tuned(altered, some)[0])
     assert code_tests.absolute(told, y, some).max() < 0.4
 
 

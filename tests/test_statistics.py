@@ -245,3 +245,9 @@ def test_where_all_blocks_agree_another_may_not():
     assert (1 - found.ends[1] / 100) ** 5 == pytest.approx(0.05)
     mixed = statistics.rows(np.arange(50.0))
     assert statistics.unanimous(mixed, 5, 100) == mixed
+
+
+def test_a_verdict_in_words():
+    assert statistics.verdict(-2, -1) == "nested is better"
+    assert statistics.verdict(1, 2, first="the forest") == "the forest is worse"
+    assert statistics.verdict(-1, 0, of="folds").endswith("these folds could show")

@@ -17,6 +17,7 @@ import itertools
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -24,17 +25,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
+from sklearn.model_selection import GridSearchCV, GroupShuffleSplit, ShuffleSplit
 
-from nestedae_utils.data import tables
+from nestedae_utils.data import perovskites, tables
 from nestedae_utils.errors import DataError
-from nestedae_utils.model.cache import cached
 from nestedae_utils.model.replicas import Split
 
-OXIDES = "wolverton_oxides/wolverton_oxides.csv"
 PAIRS = "nakajima_sawada_2017/data.xlsx"
 METALS = (
     "Be B C N Mg Al Si P Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Sr Y Zr Nb Mo Tc "
@@ -42,27 +42,7 @@ METALS = (
 ).split()
 """What stands on the B sites, by atomic number: the list sorts a pair so."""
 HALIDES = ("Cl", "Br", "I")
-_OXIDE = {"atom a": "A", "atom b": "B", "e_form": "energy", "gap pbe": "gap"}
-_OXIDE |= {"vpa": "volume", "e_hull": "above_hull"}
 _SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
-
-
-def read_oxides(path: str | Path) -> pd.DataFrame:
-    """Return sites and numbers of ABO3, (4914, 6); DataError names a fault."""
-    texts = tables.read_text(path)
-    for title in set(_OXIDE) - set(texts.columns):
-        raise DataError(f"{path}: column {title!r} is missing.")
-    frame = texts[list(_OXIDE)].rename(columns=_OXIDE)
-    for name in ("energy", "gap", "volume", "above_hull"):
-        numbers = pd.to_numeric(frame[name], errors="coerce")
-        if numbers.isna().any():
-            line = int(numbers.isna().argmax()) + 2
-            raise DataError(
-                f"{path}: column {name!r}, line {line}: {frame[name][line - 2]!r} "
-                "found, a number is allowed."
-            )
-        frame[name] = numbers
-    return frame
 
 
 def read_pairs(path: str | Path) -> pd.DataFrame:
@@ -136,6 +116,19 @@ def generate_pairs(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return frame.assign(gap=np.where(away < 1.2, np.maximum(gap, 0.1), np.nan).round(3))
 
 
+def sources(table: pd.DataFrame) -> dict[str, tables.Source]:
+    """Return both tables for `tables.obtain`; the twin's are of elements (85, k)."""
+    oxides = partial(tables.read, schema=perovskites.schema("oxides"))
+    return {
+        "oxides": (
+            "wolverton_oxides/wolverton_oxides.csv",
+            oxides,
+            partial(generate_oxides, table),
+        ),
+        "pairs": (PAIRS, read_pairs, partial(generate_pairs, table)),
+    }
+
+
 # --- descriptors -------------------------------------------------------------
 
 
@@ -156,70 +149,24 @@ def splits(
     return list(drawn.split(np.zeros(rows), groups=groups))
 
 
-@cached
-def boosted(
-    features: NDArray,
-    target: NDArray,
-    some: Sequence[Split],
-    kind: str = "boosting",
-) -> list[NDArray]:
-    """Return predictions of each split's held-out rows.
-
-    ``features`` are (n, width), or (splits, n, width); the kinds are
-    ``"boosting"`` (scikit-learn's gradient boosting as it comes, 100 trees of
-    depth 3), ``"ridge"``, ``"mean"``, and ``"classifier"``, which gives the
-    probability of the target 1.
-    """
-    found = []
-    for number, (seen, held) in enumerate(some):
-        x = features[number] if features.ndim == 3 else features
-        if kind == "mean":
-            found.append(np.full(len(held), target[seen].mean()))
-            continue
-        model = MODELS[kind]().fit(x[seen], target[seen])
-        told = model.predict_proba(x[held])[:, 1] if kind == "classifier" else None
-        found.append(model.predict(x[held]) if told is None else told)
-    return found
-
-
-MODELS = {
-    "boosting": lambda: GradientBoostingRegressor(random_state=0),
-    "classifier": lambda: GradientBoostingClassifier(random_state=0),
-    "ridge": lambda: RidgeCV(np.logspace(-2, 3, 11)),
+MODELS: dict[str, BaseEstimator] = {
+    "mean": DummyRegressor(),
+    "ridge": RidgeCV(np.logspace(-2, 3, 11)),
+    "boosting": GradientBoostingRegressor(random_state=0),
+    "classifier": GradientBoostingClassifier(random_state=0),
+    "tuned": GridSearchCV(
+        GradientBoostingRegressor(subsample=0.5, max_features="sqrt", random_state=0),
+        {
+            "n_estimators": (40, 80, 120),
+            "max_depth": (3, 6),
+            "learning_rate": (0.1, 0.2),
+        },
+        cv=ShuffleSplit(1, test_size=0.2, random_state=0),
+        scoring="neg_mean_absolute_error",
+    ),
 }
-GRID = {"max_depth": (3, 6), "learning_rate": (0.1, 0.2)}
-TREES = (40, 80, 120)
-
-
-@cached
-def tuned(features: NDArray, target: NDArray, some: Sequence[Split]) -> list[NDArray]:
-    """Return held-out predictions of boosting that is tuned on training rows.
-
-    Depth, rate and number of trees are those with the lowest error on a fifth
-    of a split's training rows; the model is then fitted on all of them.
-    """
-    found = []
-    for number, (seen, held) in enumerate(some):
-        x = features[number] if features.ndim == 3 else features
-        inner, outer = splits(len(seen), 1)[0]
-        scores: dict[tuple[float, ...], float] = {}
-        for values in itertools.product(*GRID.values()):
-            given = dict(zip(GRID, values, strict=True))
-            model = _booster(TREES[-1], given).fit(x[seen[inner]], target[seen[inner]])
-            stages = list(model.staged_predict(x[seen[outer]]))
-            for trees in TREES:
-                away = np.abs(stages[trees - 1] - target[seen[outer]]).mean()
-                scores[trees, *values] = float(away)
-        count, *chosen = min(scores, key=scores.__getitem__)
-        best = _booster(int(count), dict(zip(GRID, chosen, strict=True)))
-        found.append(best.fit(x[seen], target[seen]).predict(x[held]))
-    return found
-
-
-def _booster(count: int, given: Mapping[str, float]) -> BaseEstimator:
-    return GradientBoostingRegressor(
-        n_estimators=count, subsample=0.5, max_features="sqrt", random_state=0, **given
-    )
+"""What learns from descriptors: boosting as scikit-learn has it, 100 trees of
+depth 3, and one that a fifth of a split's training rows chooses."""
 
 
 def absolute(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from sklearn import ensemble
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV
@@ -59,41 +59,69 @@ CLASSIFIERS: Mapping[str, Callable[[], BaseEstimator]] = {
 
 
 @cached
+def held_out(
+    model: str | BaseEstimator,
+    features: np.ndarray,
+    target: np.ndarray,
+    splits: Sequence[Split],
+    category: bool = False,
+    inner: Sequence[Split] = (),
+    likely: bool = False,
+) -> list[np.ndarray]:
+    """Predict each split's held-out rows by a model that learnt from its others.
+
+    ``model`` is one of `BASELINES`, of `GRIDS` with ``inner`` folds, or of
+    `CLASSIFIERS` for a category; or scikit-learn's own, not yet fitted.
+    Features are (n, width), or (splits, n, width) where the splits differ in
+    them, latents of a fold's own model, say; the target is (n,) or (n, 1).
+    ``inner`` are folds within each split's training rows, the first split's
+    first, by whose mean absolute errors settings are chosen.  Returns an array
+    for each split, in the target's units; of a ``likely`` category 0 or 1 the
+    probability of 1.
+    """
+    models = CLASSIFIERS if category else BASELINES
+    features = np.asarray(features, dtype=float)
+    target = np.asarray(target, dtype=float).reshape(-1)
+    found = []
+    for number, (seen, held) in enumerate(splits):
+        x = features[number] if features.ndim == 3 else features
+        # a split may leave one kind only, which no classifier takes
+        alone = category and len(set(target[seen])) == 1
+        name, grid = ("most frequent", None) if alone else (model, None)
+        if isinstance(name, str):
+            fixed, grid = GRIDS.get(name, (name, None))
+            fitted = models[fixed]()
+        else:
+            fitted = clone(name)
+        if grid:
+            order, count = np.argsort(seen), len(inner) // len(splits)
+            places = [
+                tuple(order[np.searchsorted(seen, rows, sorter=order)] for rows in one)
+                for one in inner[number * count : (number + 1) * count]
+            ]
+            score = "neg_mean_absolute_error"
+            fitted = GridSearchCV(fitted, grid, cv=places, scoring=score)
+        fitted.fit(x[seen], target[seen])
+        predicted = fitted.predict_proba if likely else fitted.predict
+        predicted = predicted(x[held])
+        found.append(predicted @ fitted.classes_ if likely else predicted)
+    return found
+
+
 def predict(
-    name: str,
+    model: str | BaseEstimator,
     features: np.ndarray,
     target: np.ndarray,
     splits: Sequence[Split],
     category: bool = False,
     inner: Sequence[Split] = (),
 ) -> np.ndarray:
-    """Predict every row by the model whose training left it out.
+    """Predict every row by the model whose training left it out, as `held_out`.
 
-    ``name`` is one of `BASELINES`, of `GRIDS` with ``inner`` folds, or of
-    `CLASSIFIERS` for a category.  Features are (n, width), or (folds, n, width)
-    where the folds differ in them, latents of a fold's own model, say; the
-    target is (n,) or (n, 1).  ``inner`` are folds within each fold's training
-    rows, the first fold's first, by whose mean absolute errors settings are
-    chosen.  Returns (n,), in the target's units; NaN for a row never held out.
+    Returns (n,), in the target's units; NaN for a row never held out.
     """
-    models = CLASSIFIERS if category else BASELINES
-    fixed, grid = GRIDS.get(name, (name, None))
-    features = np.asarray(features, dtype=float)
-    target = np.asarray(target, dtype=float).reshape(-1)
+    by_split = held_out(model, features, target, splits, category, inner)
     predicted = np.full(len(target), np.nan)
-    for fold, (seen, held_out) in enumerate(splits):
-        x = features[fold] if features.ndim == 3 else features
-        # a fold may leave one kind only, which no classifier takes
-        alone = category and len(set(target[seen])) == 1
-        model = models["most frequent" if alone else fixed]()
-        if grid:
-            order, count = np.argsort(seen), len(inner) // len(splits)
-            places = [
-                tuple(order[np.searchsorted(seen, rows, sorter=order)] for rows in one)
-                for one in inner[fold * count : (fold + 1) * count]
-            ]
-            score = "neg_mean_absolute_error"
-            model = GridSearchCV(model, grid, cv=places, scoring=score)
-        model.fit(x[seen], target[seen])
-        predicted[held_out] = model.predict(x[held_out])
+    for (_, held), own in zip(splits, by_split, strict=True):
+        predicted[held] = own
     return predicted

@@ -281,3 +281,10 @@ def paired(first: np.ndarray, second: np.ndarray, share: float = 0.0) -> Paired:
     away = np.asarray(first, float) - np.asarray(second, float)
     value, reach = float(away.mean()), _reach(away, share)
     return Paired(value, value - reach, value + reach, int((away < 0).sum()), len(away))
+
+
+def verdict(low: float, high: float, first: str = "nested", of: str = "rows") -> str:
+    """Say what an interval of the first less another error says."""
+    if low <= 0 <= high:
+        return f"no difference that these {of} could show"
+    return f"{first} is {'better' if high < 0 else 'worse'}"
