@@ -1,14 +1,22 @@
 """When nesting helps: worlds, their models, the rule, `nestedae advise`."""
 
 import json
+import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nestedae_utils import cli
 from nestedae_utils.book import records
-from nestedae_utils.chapters import nesting_cost, nesting_figures, nesting_map
-from nestedae_utils.chapters.nesting_worlds import ASKED, Dials, world
+from nestedae_utils.chapters import (
+    nesting_cells,
+    nesting_cost,
+    nesting_figures,
+    nesting_map,
+    nesting_rule,
+)
+from nestedae_utils.chapters.nesting_worlds import ASKED, Dials, at_random, world
 from nestedae_utils.data import solvents
 from nestedae_utils.errors import DataError
 from nestedae_utils.own import advise
@@ -86,36 +94,37 @@ def test_a_world_does_not_depend_on_those_beside_it():
 # --- the rule --------------------------------------------------------------
 
 
-def features(count, seed=0):
-    random = np.random.default_rng(seed)
-    return random.normal(size=(count, len(advise.FEATURES)))
+def features(count, width):
+    return np.random.default_rng(0).normal(size=(count, width))
 
 
-def test_rule_finds_a_law_and_its_spread():
-    weights = np.array([0.1, 1, 2, -3, 4, -5, 6])
-    seen = features(2000)
+def test_rule_finds_a_law_its_spread_and_intervals_that_hold_it():
+    weights, seen = np.array([0.1, 1, 2, -3]), features(2000, 3)
     noise = 0.5 * np.random.default_rng(1).normal(size=2000)
-    rule = advise.Rule.fit(seen, weights[0] + seen @ weights[1:] + noise)
-    np.testing.assert_allclose(rule.weights, weights, atol=0.05)
-    assert rule.spread == pytest.approx(0.5, abs=0.03)
+    gains = weights[0] + seen @ weights[1:] + noise
+    found, spread, low, high = nesting_rule.least_squares(seen, gains)
+    np.testing.assert_allclose(found, weights, atol=0.05)
+    assert spread == pytest.approx(0.5, abs=0.03)
+    rule = advise.Rule(found, spread, low, high)
     gain, chance = rule.forecast(seen)
     assert ((gain < 0) == (chance > 0.5)).all()
+    ends = nesting_rule.ends(seen[:200], gains[:200])
+    assert len(ends) == 5
+    for value, (least, most) in zip([*weights, 0.5], ends, strict=True):
+        assert least < value < most
 
 
 def test_spread_is_of_rows_left_out():
-    """With as many rows as weights, what is left in is no evidence."""
-    seen, gains = features(9), np.random.default_rng(2).normal(size=9)
-    rule = advise.Rule.fit(seen, gains)
-    left_in = gains - rule.forecast(seen)[0]
-    left_out = [
-        gains[n]
-        - advise.Rule.fit(np.delete(seen, n, 0), np.delete(gains, n)).forecast(seen[n])[
-            0
-        ]
-        for n in range(9)
-    ]
-    assert rule.spread == pytest.approx(np.sqrt(np.mean(np.square(left_out))))
-    assert rule.spread > 2 * np.sqrt(np.mean(left_in**2))
+    """With nearly as many weights as rows, what is left in is no evidence."""
+    seen, gains = features(8, 5), np.random.default_rng(2).normal(size=8)
+    weights, spread, *_ = nesting_rule.least_squares(seen, gains)
+    left_in = gains - weights[0] - seen @ weights[1:]
+    left_out = []
+    for n in range(8):
+        w = nesting_rule.least_squares(np.delete(seen, n, 0), np.delete(gains, n))[0]
+        left_out.append(gains[n] - w[0] - seen[n] @ w[1:])
+    assert spread == pytest.approx(np.sqrt(np.mean(np.square(left_out))))
+    assert spread > 2 * np.sqrt(np.mean(left_in**2))
 
 
 def test_evidence_knows_noise_skill_and_shift():
@@ -124,10 +133,21 @@ def test_evidence_knows_noise_skill_and_shift():
     y = x[:, 0] + 0.1 * random.normal(size=120)
     folds = protocol.group_folds(protocol.same(x), 4)
     blind, nothing = random.normal(size=(1, 120, 2)), np.zeros((120, 0))
-    one = advise.measure(x, blind, y, folds, nothing, fine_rows=9, fine_r2=0.5, shift=0)
-    assert one.inputs > 0.8 > 0.2 > one.latents
-    assert one.noise == pytest.approx(0.1 / y.std(), rel=0.25)
+    one = advise.measure(x, blind, y, folds, nothing)
+    assert one["rows"] == 120
+    assert one["inputs"] > 0.8 > 0.2 > one["latents"]
+    assert one["noise"] == pytest.approx(0.1 / y.std(), rel=0.25)
     assert advise.shift([x], [x + x.std(0)]) == pytest.approx(1)
+
+
+def test_worlds_at_random_have_all_dials_drawn():
+    drawn = [vars(at_random(30, seed)) for seed in range(40)]
+    assert {one["coarse"] for one in drawn} == {30}
+    for dial in ("shift", "duplicates"):
+        zero = sum(one[dial] == 0 for one in drawn)
+        assert 8 < zero < 32, dial
+    for dial in ("relevance", "fine_noise", "coarse_noise", "likeness"):
+        assert len({one[dial] for one in drawn}) == 40, dial
 
 
 # --- the command -----------------------------------------------------------
@@ -166,7 +186,7 @@ def test_advise_says_what_the_rule_says(rule, declared, capsys):
     assert (line["scale"], line["target"]) == ("binding", "energy")
     assert (line["rows"], line["fine_rows"]) == (240, 358)
     assert line["gain"] == pytest.approx(line["inputs"] - line["latents"])
-    assert line["beyond the rule"] == "rows, rows_squared"
+    assert line["beyond the rule"] == "log_rows"
     assert cli.main(["advise", str(declared)]) == 0
     out = capsys.readouterr().out
     for words in (line["nesting is"], "fine_r2", "chance"):
@@ -188,7 +208,36 @@ def test_without_the_book_there_is_no_rule(tmp_path, monkeypatch):
         advise.Rule.known()
 
 
-# --- figures and cost ------------------------------------------------------
+# --- real tables, figures and cost ---------------------------------------
+
+
+def test_cells_of_crystals_have_their_sites_in_order(tmp_path):
+    """The same crystal, its elements listed in another order."""
+    names = ["pretty_formula", "a", "b", "c", "volume", "n_atoms"]
+    names += ["formation_energy_per_atom", "e_above_hull"]
+    target = pd.DataFrame([["SrTiO3", 4, 4, 8, 128, 10, -3.0, 0.1]] * 2, columns=names)
+    symbols = pd.DataFrame([["Sr", "Ti", "O"], ["O", "Sr", "Ti"]])
+    sites = np.zeros((2, 25), int)
+    for row, roles in enumerate([(0, 1, 2), (2, 0, 1)]):
+        sites[row, [5 * place + role for place, role in enumerate(roles)]] = 1
+    path = tmp_path / "dataset.zip"
+
+    def write():
+        parts = {"target": target, "atoms_abx3": symbols}
+        parts["site_occupancy"] = pd.DataFrame(sites)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, frame in parts.items():
+                archive.writestr(f"dataset/{name}.csv", frame.to_csv(index=False))
+
+    write()
+    frame = nesting_cells.read(path)
+    pd.testing.assert_series_equal(frame.loc[0], frame.loc[1], check_names=False)
+    assert frame.loc[0, ["A_period", "B_period", "X_period"]].tolist() == [5, 4, 2]
+    assert frame.loc[0, "volume"] == 12.8
+    sites[0, 0] = 0
+    write()
+    with pytest.raises(DataError, match="each once"):
+        nesting_cells.read(path)
 
 
 def test_a_sign_is_certain_where_the_interval_leaves_out_zero():
@@ -199,7 +248,10 @@ def test_a_sign_is_certain_where_the_interval_leaves_out_zero():
     page = nesting_figures.sliders(
         "x", [[one, one]], ("a <b>", [1, 2]), ("c", [3]), "caption"
     )
-    assert "[[-0.1, -0.2, -0.05], [-0.1, -0.2, -0.05]]" in page
+    told = "−0.10 (95 %: −0.20 to −0.05), nesting helps"
+    # at first, and twice in the table; the script has it escaped
+    assert page.count(told) == 3
+    assert json.dumps(told) in page
     assert page.count('type="range"') == 2
     assert "a &lt;b&gt;" in page
 

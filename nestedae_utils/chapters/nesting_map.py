@@ -76,10 +76,12 @@ def learn(
     held: float = 0.0,
     *,
     steps: int,
+    first: int = 0,
 ) -> NestedAutoencoder:
     """Fit a scale on every world's own table, for so many steps or nearly.
 
     The last rows, a share ``held``, are held out; where it is 0, none is.
+    The members' seeds begin at ``first``.
     """
     count, n = table["y"].shape[:2]
     rows = np.arange(n)
@@ -87,7 +89,7 @@ def learn(
     split = (rows[:cut], rows[cut:] if cut < n else rows)
     labels = {
         "world": np.repeat(np.arange(count // members), members),
-        "seed": np.tile(np.arange(members), count // members),
+        "seed": np.tile(np.arange(first, first + members), count // members),
     }
     epochs = max(1, round(steps / -(-cut // BATCH)))
     settings = {"epochs": epochs, "batch_size": BATCH, "learning_rate": RATE}
@@ -114,6 +116,7 @@ def outcome(
     steps: int = 600,
     tuning: int = 100,
     controls: bool = True,
+    first: int = 0,
 ) -> Outcome:
     """Train all models of all worlds, which have equal numbers of rows.
 
@@ -126,7 +129,7 @@ def outcome(
     )
     width = fine["inputs"].shape[-1]
     inputs = Block("inputs", width)
-    fit = partial(learn, members=members, steps=steps)
+    fit = partial(learn, members=members, steps=steps, first=first)
     below = fit(scale("fine", inputs, latent), fine, held=HELD)
     passed = scale("coarse", Block("latents", latent, latents_of="fine"), latent)
     fitted = {

@@ -15,7 +15,7 @@ and H of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,8 +116,25 @@ def overlap(one: Function, other: Function, width: int) -> float:
     return float(np.mean(one(h) * other(h)))
 
 
-def stacked(worlds: Sequence[Mapping[str, Table]], name: str) -> Table:
-    """Return a table of several worlds, with a leading axis for them."""
-    return {
-        key: np.stack([world[name][key] for world in worlds]) for key in worlds[0][name]
-    }
+def at_random(
+    rows: int,
+    seed: int,
+    directions: Sequence[int] = (2, 4, 6, 8),
+    likeness: tuple[float, float] = (0.0, 1.0),
+) -> Dials:
+    """Draw all dials but the number of coarse rows, as a rule should know them.
+
+    Half of the worlds have no shift, half no duplicates.
+    """
+    random = np.random.default_rng([seed, rows])
+    return Dials(
+        fine=400,
+        coarse=rows,
+        relevance=random.uniform(),
+        fine_noise=random.uniform(0, 0.8),
+        coarse_noise=random.uniform(0, 0.5),
+        directions=int(random.choice(directions)),
+        shift=random.uniform(0, 1.5) * random.integers(2),
+        duplicates=random.uniform(0, 0.5) * random.integers(2),
+        likeness=random.uniform(*likeness),
+    )

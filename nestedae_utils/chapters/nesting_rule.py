@@ -1,0 +1,40 @@
+"""Least squares for the rule of `nestedae_utils.own.advise`, and their intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nestedae_utils.study import statistics
+
+
+def least_squares(
+    seen: np.ndarray, gains: np.ndarray
+) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+    """Fit gains (n,) linearly to features (n, k).
+
+    Returns the weights (k + 1,), the constant first; the deviation of what is
+    missed, each row by a fit that leaves it out (from the leverages: Allen 1974,
+    doi:10.1080/00401706.1974.10489157); the least and the largest features.
+    """
+    x = np.hstack([np.ones((len(seen), 1)), seen])
+    inverse = np.linalg.pinv(x)
+    weights, leverage = inverse @ gains, np.einsum("ij,ji->i", x, inverse)
+    # a row that alone has a feature is not told by the others
+    missed = (gains - x @ weights) / np.maximum(1 - leverage, 1e-6)
+    return weights, float(np.sqrt(np.mean(missed**2))), seen.min(0), seen.max(0)
+
+
+def ends(seen: np.ndarray, gains: np.ndarray) -> list[statistics.Ends]:
+    """Return the 95 % intervals of all weights, and last of the deviation.
+
+    Worlds are drawn anew; see `statistics.resampled`.
+    """
+    found = []
+    for place in range(seen.shape[1] + 2):
+
+        def one(x: np.ndarray, y: np.ndarray, place: int = place) -> float:
+            weights, spread, *_ = least_squares(x, y)
+            return float([*weights, spread][place])
+
+        found.append(statistics.resampled(one, seen, gains).ends)
+    return found
