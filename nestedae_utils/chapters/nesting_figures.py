@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
+from scipy import stats
 
 from nestedae_utils.study.statistics import Paired, paired
 
@@ -31,6 +32,13 @@ def cells(first: np.ndarray, second: np.ndarray) -> list[list[Paired]]:
 def certain(one: Paired) -> int:
     """Return the sign of a difference whose interval leaves out 0, or 0."""
     return int(one.low > 0) - int(one.high < 0)
+
+
+def signs(away: np.ndarray) -> np.ndarray:
+    """Return the sign of each column's mean where it is certain, of (worlds, k)."""
+    reach = stats.t.ppf(0.975, len(away) - 1) * away.std(0, ddof=1)
+    mean = away.mean(0)
+    return np.sign(mean) * (np.abs(mean) > reach / np.sqrt(len(away)))
 
 
 def draw(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import stats
 
 from nestedae_utils.study import statistics
 
@@ -27,14 +28,18 @@ def least_squares(
 def ends(seen: np.ndarray, gains: np.ndarray) -> list[statistics.Ends]:
     """Return the 95 % intervals of all weights, and last of the deviation.
 
-    Worlds are drawn anew; see `statistics.resampled`.
+    Of the weights with a variance that may differ from row to row (HC3:
+    MacKinnon and White 1985, doi:10.1016/0304-4076(85)90158-7).
     """
-    found = []
-    for place in range(seen.shape[1] + 2):
-
-        def one(x: np.ndarray, y: np.ndarray, place: int = place) -> float:
-            weights, spread, *_ = least_squares(x, y)
-            return float([*weights, spread][place])
-
-        found.append(statistics.resampled(one, seen, gains).ends)
-    return found
+    weights, spread, *_ = least_squares(seen, gains)
+    x = np.hstack([np.ones((len(seen), 1)), seen])
+    inverse = np.linalg.pinv(x)
+    left = 1 - np.einsum("ij,ji->i", x, inverse)
+    missed = (gains - x @ weights) / np.maximum(left, 1e-6)
+    errors = np.sqrt(((inverse * missed) ** 2).sum(1))
+    n = len(seen)
+    # that of a standard deviation; see `statistics.by_models`
+    errors = np.append(errors, spread / np.sqrt(2 * max(1, n - 1)))
+    reach = stats.t.ppf(0.975, max(1, n - x.shape[1])) * errors
+    values = np.append(weights, spread)
+    return list(zip((values - reach).tolist(), (values + reach).tolist(), strict=True))

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
+from sklearn.dummy import DummyRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 from sklearn.metrics import r2_score
+from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -26,11 +28,10 @@ from nestedae_utils.model.chain import NestedAutoencoder
 from nestedae_utils.model.replicas import Replicas, Split
 from nestedae_utils.own.declaration import Declaration
 from nestedae_utils.own.fit import Kinds, network_of, task_of
-from nestedae_utils.study import baselines
 
 FEATURES = ("log_rows", "fine_r2", "latents", "inputs", "shift")
 SURE = 0.8  # chance from which a sign is called likely
-PROBED, MOST = 2, 2000  # members whose latents are asked; rows of a probe
+PROBED, MOST = 2, 1000  # members whose latents are asked; rows of a probe
 Evidence = dict[str, float]
 
 
@@ -65,22 +66,19 @@ def measure(
     # its time grows with the cube of the rows
     some = [(seen[:: -(-len(seen) // MOST)], held) for seen, held in folds]
 
-    def miss(known: np.ndarray | None) -> float:
-        model: Any = "median"
-        if known is not None:
-            kernel = RBF(np.sqrt(known.shape[1]))
-            model = GaussianProcessRegressor(
-                kernel, alpha=0.3, optimizer=None, normalize_y=True
-            )
-            model = make_pipeline(StandardScaler(), model)
-        x = inputs if known is None else known
-        predicted = baselines.predict(model, x, target, some)
+    def miss(model: Any, known: np.ndarray) -> float:
+        predicted = cross_val_predict(model, known, target, cv=some)
         return float(np.abs(predicted - target).mean())
 
     def skill(known: np.ndarray) -> float:
-        return 1 - miss(np.hstack([known, beside])) / usual
+        known = np.hstack([known, beside])
+        kernel, usual = RBF(np.sqrt(known.shape[1])), DummyRegressor(strategy="median")
+        process = GaussianProcessRegressor(
+            kernel, alpha=0.3, optimizer=None, normalize_y=True
+        )
+        model = make_pipeline(StandardScaler(), process)
+        return 1 - miss(model, known) / miss(usual, known)
 
-    usual = miss(None)
     rows = pd.DataFrame(np.hstack([inputs, beside]).round(8))
     alike = pd.Series(target).groupby(rows.groupby(list(rows)).ngroup())
     residue, free = target - alike.transform("mean"), len(target) - alike.ngroups
