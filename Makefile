@@ -104,7 +104,7 @@ readings: $(STAMP) ## hold computed sentences against their numbers, at two more
 check: $(STAMP) ## test the built book: its numbers, and its pages in a browser
 	@test -s _build/html/index.html || { echo \
 		"No book in _build: run make book first." >&2; exit 1; }
-	$(PYTEST) -m book tests $(ARGS)
+	$(PYTEST) --dist worksteal -m book tests $(ARGS)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter-lab --notebook-dir=. notebooks

@@ -37,7 +37,7 @@ RAISED = {
     "data": 1114,
     # how each kind of value is resampled, each formula with its source; what
     # baselines choose from by inner folds, on any splits; codes that chapters share
-    "study": 1070,
+    "study": 1078,
     # the words of each range and each verdict; the bar of the trainings;
     # intervals beside values, verdicts that turn, tolerances from the intervals;
     # the map to point at, which two chapters draw
@@ -49,7 +49,7 @@ RAISED = {
     "cli.py": 300,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 7998, 2249, 9567
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 8006, 2249, 9575
 OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300}
 CELL, SHORT, MOST = 40, 16, 0.5
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import r2_score
 
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.study import statistics
@@ -251,3 +252,10 @@ def test_a_verdict_in_words():
     assert statistics.verdict(-2, -1) == "nested is better"
     assert statistics.verdict(1, 2, first="the forest") == "the forest is worse"
     assert statistics.verdict(-1, 0, of="folds").endswith("these folds could show")
+
+
+def test_r2_is_the_mean_of_each_models():
+    random = np.random.default_rng(0)
+    true, predicted = random.normal(size=50), random.normal(size=(50, 3))
+    expected = [r2_score(true, one) for one in predicted.T]
+    assert statistics.r2(true, predicted) == pytest.approx(np.mean(expected))

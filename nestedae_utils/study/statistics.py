@@ -178,15 +178,23 @@ def resampled(
         np.arange(count) if groups is None else groups, return_inverse=True
     )
     order, sizes = np.argsort(group, kind="stable"), np.bincount(group)
-    members = np.split(order, np.cumsum(sizes)[:-1])
+    first = np.cumsum(sizes) - sizes
     found = np.empty(RESAMPLES)
     for draw in range(RESAMPLES):
-        some = random.integers(0, len(members), len(members))
-        places = np.concatenate([members[one] for one in some])
+        some = random.integers(0, len(sizes), len(sizes))
+        drawn = sizes[some]
+        away = np.repeat(first[some] - np.cumsum(drawn) + drawn, drawn)
+        places = order[away + np.arange(len(away))]
         labels = [np.repeat(np.arange(len(some)), sizes[some])][: int(labelled)]
         found[draw] = statistic(*(one[places] for one in taken), *labels)
     value = float(statistic(*taken, *[group][: int(labelled)]))
-    return Estimate(value, None, count, _percentiles(found, len(members), value))
+    return Estimate(value, None, count, _percentiles(found, len(sizes), value))
+
+
+def r2(true: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the share of the variance of (n,) that each of (n, k) explains, mean."""
+    left = ((predicted - true[:, None]) ** 2).mean(0)
+    return float(1 - left.mean() / true.var())
 
 
 def unanimous(found: Estimate, blocks: int, other: float) -> Estimate:
