@@ -96,7 +96,9 @@ def declared(
     first, last = scales[0], scales[-1]
     alone = {**last, "inputs": {"below": first["inputs"]["ions"]}}
     rest = {"training": dict(training), "validation": {"folds": folds}}
-    return tuple({"version": 1, "scales": s, **rest} for s in (scales, [alone]))
+    both = ({"version": 1, "scales": s, **rest} for s in (scales, [alone]))
+    nested, single = both
+    return nested, single
 
 
 def misses(held_out: pd.DataFrame) -> np.ndarray:

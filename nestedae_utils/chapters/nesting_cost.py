@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import psutil
@@ -52,6 +53,12 @@ def train(one: Job) -> None:
         pass
 
 
+def train_all(jobs: Sequence[Job]) -> None:
+    """Train one job after another."""
+    for one in jobs:
+        train(one)
+
+
 def costs(
     what: str, values: Sequence[int], steps: int, repeats: int
 ) -> list[dict[str, float]]:
@@ -62,13 +69,18 @@ def costs(
     """
     found = []
     for value in values:
-        sizes = {"rows": 320, "replicas": 4, "latent": 6, "epochs": steps // 10}
+        sizes: dict[str, int] = {
+            "rows": 320,
+            "replicas": 4,
+            "latent": 6,
+            "epochs": steps // 10,
+        }
         if what == "rows":
             sizes |= {"rows": value, "replicas": 1, "epochs": 1}
         elif what != "scales":
             sizes["latent" if what == "latents" else what] = value
         jobs = [job(**sizes)] * (value if what == "scales" else 1)
-        taken = seconds(lambda jobs=jobs: list(map(train, jobs)), repeats)
+        taken = seconds(partial(train_all, jobs), repeats)
         count = sum(sum(one.batches) * one.epochs for one in jobs)
         found.append({"value": value, "seconds": taken, "steps": count})
     return found

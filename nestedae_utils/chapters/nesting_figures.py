@@ -58,13 +58,11 @@ def draw(
     for y, line in enumerate(grid):
         for x, one in enumerate(line):
             sure = certain(one)
-            fill = colours.to_rgba(one.difference) if sure else "white"
-            look = {} if sure else {"hatch": "////"}
-            ax.add_patch(
-                Rectangle(
-                    (x - 0.5, y - 0.5), 1, 1, facecolor=fill, edgecolor="0.75", **look
-                )
-            )
+            fill = tuple(colours.to_rgba(np.array([one.difference]))[0])
+            place = (x - 0.5, y - 0.5), 1, 1
+            cell = Rectangle(*place, facecolor=fill if sure else "white")
+            cell.set(edgecolor="0.75", hatch="" if sure else "////")
+            ax.add_patch(cell)
             dark = sure and abs(one.difference) > 0.6 * limit
             text = f"{one.difference:+.2f}\n±{(one.high - one.low) / 2:.2f}"
             box = (

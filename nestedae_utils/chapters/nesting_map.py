@@ -145,8 +145,8 @@ def outcome(
             ("shuffled", {**fine, "y": fine["y"][:, dealt]}),
             ("untaught", fine),
         ):
-            other = scale("fine", inputs, latent, taught=name == "shuffled")
-            other = fit(other, table, held=HELD)
+            declared = scale("fine", inputs, latent, taught=name == "shuffled")
+            other = fit(declared, table, held=HELD)
             fitted[name] = fit(passed, coarse, lower=other)
         axes = components(fine["inputs"], latent)
         waves = random.normal(0, width**-0.5, (width, latent))

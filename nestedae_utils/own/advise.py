@@ -7,7 +7,6 @@ fits and tests it; its weights are among that chapter's reference numbers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -152,7 +151,8 @@ def advise(
         raise declaration.fault(words, "scales")
     rule, kinds, scales = rule or Rule.known(), Kinds(), declaration.scales
     tasks = {one.name: task_of(declaration, one.name, kinds, "") for one in scales}
-    settings = declaration.training.model_dump(exclude={"seeds"}) | {"device": device}
+    settings = declaration.training.model_dump(exclude={"seeds"})
+    settings |= {"device": device, "standardise_on": "train"}
     below: NestedAutoencoder | None = None
     r2: dict[str, float] = {}
     lines = []
@@ -168,18 +168,17 @@ def advise(
             latents = [below.encode(task.table, one)[:PROBED] for one in lower]
             known = {"fine_rows": min(map(len, fine)), "shift": shift(fine, seen)}
             known["fine_r2"] = min(r2[one] for one in lower)
-            both = np.hstack(seen), np.concatenate(latents, -1)
-            beside = [task.features[:, :0], *(task.table[k] for k in scale.blocks())]
+            own = [task.features[:, :0], *(task.table[k] for k in scale.blocks())]
+            beside, codes = np.hstack(own), np.concatenate(latents, -1)
             for key in numbers:
-                rest = task.truth[key], task.folds, np.hstack(beside)
-                line = rule.line(known | measure(*both, *rest))
-                target = key.partition(".")[2]
+                truth, columns = task.truth[key], np.hstack(seen)
+                told = measure(columns, codes, truth, task.folds, beside)
+                line, target = rule.line(known | told), key.partition(".")[2]
                 lines.append({"scale": scale.name, "target": target} | line)
         if scale is not scales[-1]:
             network = network_of(declaration, scale.name, kinds)
             replicas = Replicas.cross(task.folds)
-            train = partial(chain.fit, standardise_on="train", **settings)
-            below = train(network, task.table, replicas, below)
+            below = chain.fit(network, task.table, replicas, below, **settings)
             predicted = below.predict(task.table, scale.name)
             held = {key: replicas.out_of_fold(predicted[key]) for key in numbers}
             scores = [r2_score(task.truth[key], held[key]) for key in numbers]
