@@ -136,6 +136,7 @@ def test_evidence_knows_noise_skill_and_shift():
     one = advise.measure(x, blind, y, folds, nothing)
     assert one["rows"] == 120
     assert one["inputs"] > 0.8 > 0.2 > one["latents"]
+    assert one["advantage"] == one["latents"] - one["inputs"]
     assert one["noise"] == pytest.approx(0.1 / y.std(), rel=0.25)
     assert advise.shift([x], [x + x.std(0)]) == pytest.approx(1)
 
@@ -156,12 +157,8 @@ def test_worlds_at_random_have_all_dials_drawn():
 @pytest.fixture
 def rule(tmp_path, monkeypatch):
     """Put a rule where the book's is: the difference of the two skills."""
-    value = dict.fromkeys(
-        (f"nesting_rule_{name}" for name in ("constant", *advise.FEATURES)), 0.0
-    )
-    value |= {"nesting_rule_latents": -1.0, "nesting_rule_inputs": 1.0}
-    for end, one in (("least", -9.0), ("most", 2.0)):
-        value |= {f"nesting_rule_{name}_{end}": one for name in advise.FEATURES}
+    value = {"nesting_rule_constant": 0.0, "nesting_rule_advantage": -1.0}
+    value |= {"nesting_rule_advantage_least": -9.0, "nesting_rule_advantage_most": 9.0}
     value["nesting_rule_spread"] = 0.1
     empty = dict.fromkeys(records.OURS)
     content = dict.fromkeys(records._KEYS) | {
@@ -186,7 +183,11 @@ def test_advise_says_what_the_rule_says(rule, declared, capsys):
     assert (line["scale"], line["target"]) == ("binding", "energy")
     assert (line["rows"], line["fine_rows"]) == (240, 358)
     assert line["gain"] == pytest.approx(line["inputs"] - line["latents"])
-    assert line["beyond the rule"] == "log_rows"
+    assert line["beyond the rule"] == ""
+    narrow = advise.Rule(rule.weights, 1e-9, rule.low, rule.low)
+    beyond = narrow.line(line)
+    assert beyond["beyond the rule"] == "advantage"
+    assert beyond["nesting is"] == "open", "however sure"
     assert cli.main(["advise", str(declared)]) == 0
     out = capsys.readouterr().out
     for words in (line["nesting is"], "fine_r2", "chance"):
