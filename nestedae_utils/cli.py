@@ -287,9 +287,9 @@ def _advise(file: Path) -> None:
     """
     from nestedae_utils.own import advise, declaration
 
-    lines = advise.advise(declaration.read_declaration(file))
+    lines = advise.advise(declaration.read_declaration(file)).round(3)
     for _, line in lines.iterrows():
-        click.echo(f"{line.dropna().round(3).to_string()}\n")
+        click.echo(f"{line.dropna().to_string()}\n")
 
 
 @_nestedae.command("predict")

@@ -42,14 +42,14 @@ RAISED = {
     # intervals beside values, verdicts that turn, tolerances from the intervals;
     # the map to point at, which two chapters draw
     "book": 1303,
-    # one line for people for each fault of a declaration or a table
-    "own": 759,
+    # one line for people for each fault of a declaration or a table; advise
+    "own": 947,
     # nothing half-written, no orphan, a worker's death; a line for each fault
     "rerun": 1030,
-    "cli.py": 300,
+    "cli.py": 315,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 8006, 2249, 9575
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 8209, 2249, 9855
 OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300}
 CELL, SHORT, MOST = 40, 16, 0.5
 
