@@ -322,6 +322,21 @@ def _fit(file: Path, out: Path | None, by: str, device: str, force: bool) -> Non
     click.echo("\n".join(map(str, paths)))
 
 
+@_nestedae.command("advise")
+@click.argument("file", metavar="FILE.yml", type=_PATH)
+def _advise(file: Path) -> None:
+    """Forecast whether nesting pays for the scales of FILE.yml.
+
+    One row a target: what was measured, the gain that chapter 19's rule
+    forecasts (nested minus single error, in deviations), its chance.
+    """
+    from nestedae_utils.own import advise, declaration
+
+    lines = advise.advise(declaration.read_declaration(file)).round(3)
+    for _, line in lines.iterrows():
+        click.echo(f"{line.dropna().to_string()}\n")
+
+
 @_nestedae.command("predict")
 @click.argument("model", type=_PATH)
 @click.argument("table", metavar="NEW.csv", type=_PATH)

@@ -61,6 +61,11 @@ SMALL = {
     "18_closed_loop": {"seeds": 2, "first": 4, "device_budget": 6, "epochs": 2}
     | {"solvent_budget": 6, "least": 4, "unit": 0.01, "lab_budget": 6}
     | {"data_source": "twin"},
+    "19_when_nesting_helps": {"worlds": 2, "members": 1, "steps": 20, "latent": 3}
+    | {"coarse_rows": "10, 20", "fine_rows": "40", "relevances": "0,50,100"}
+    | {"noises": "10", "shifts": "1", "ruled": 3, "tested": 2, "sizes": "2,4"}
+    | {"penalties": "0,10", "folds": 3, "seeds": 1, "epochs": 2, "case_epochs": 2}
+    | {"largest": 4000, "hull_rows": 60, "data_source": "twin"},
 }
 # Other settings, where the computed sentences must be true as well: the paper's
 # tables with few epochs, and more seeds (`make readings`).

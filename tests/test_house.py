@@ -43,15 +43,15 @@ RAISED = {
     # intervals beside values, verdicts that turn, tolerances from the intervals;
     # the map to point at, which two chapters draw
     "book": 1303,
-    # one line for people for each fault of a declaration or a table
-    "own": 759,
+    # one line for people for each fault of a declaration or a table; advise
+    "own": 947,
     # nothing half-written, no orphan, a worker's death; a line for each fault;
     # campaigns: instruments as workers, a folder that is the state; their command
     "rerun": 1344,
-    "cli.py": 345,
+    "cli.py": 360,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 8526, 2249, 10140
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 8729, 2249, 10723
 OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300}
 CELL, SHORT, MOST = 40, 16, 0.5
 

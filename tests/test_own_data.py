@@ -171,7 +171,7 @@ def test_held_out_targets_do_not_reach_the_prediction(folder):
 
 def test_the_single_autoencoder_sees_the_same_columns(kept):
     _, fitted = kept
-    alone = own._network(fitted.declaration, "binding", fitted.kinds, True)
+    alone = own.network_of(fitted.declaration, "binding", fitted.kinds, True)
     names = [block.name for block in alone.inputs]
     assert names == ["gap.ions", "binding.solvent"]
     nested = fitted.chain.scales["binding"]

@@ -137,7 +137,7 @@ class _Table:
         return pd.concat(keys, axis=1).groupby(keys).ngroup().to_numpy()
 
 
-def _network(
+def network_of(
     declaration: Declaration, name: str, kinds: Kinds, alone: bool = False
 ) -> Scale:
     """Return a scale's network; alone it has columns in place of latents."""
@@ -164,7 +164,7 @@ def _network(
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """A scale's table, ready to be trained on."""
 
     name: str
@@ -175,7 +175,7 @@ class _Task:
     by: str
 
 
-def _task(declaration: Declaration, name: str, kinds: Kinds, by: str) -> _Task:
+def task_of(declaration: Declaration, name: str, kinds: Kinds, by: str) -> Task:
     """Read and check a scale's table; add the kinds of its categories."""
     path, scale = declaration.table(name), declaration.scale(name)
 
@@ -209,7 +209,7 @@ def _task(declaration: Declaration, name: str, kinds: Kinds, by: str) -> _Task:
     except ParameterError as error:
         words = f"scale {name!r}, {error}"
         raise declaration.fault(words, "validation", "folds") from None
-    return _Task(name, arrays, features, truth, splits, drawn)
+    return Task(name, arrays, features, truth, splits, drawn)
 
 
 def fit(
@@ -229,7 +229,7 @@ def fit(
     """
     kinds: Kinds = {}
     # all tables are checked before anything is trained
-    tasks = [_task(declaration, s.name, kinds, by) for s in declaration.scales]
+    tasks = [task_of(declaration, s.name, kinds, by) for s in declaration.scales]
     settings = declaration.training.model_dump() | {"device": device}
     seeds = settings.pop("seeds")
     train = partial(chain.fit, standardise_on="train", **settings)
@@ -237,14 +237,14 @@ def fit(
     held_out, report = [], []
     for task in tasks:
         replicas = Replicas.cross(task.folds, seeds)
-        network = _network(declaration, task.name, kinds)
+        network = network_of(declaration, task.name, kinds)
         nested = any(block.latents_of for block in network.inputs)
         name = NESTED if nested else SINGLE
         lower = below and below.take(replicas.labels["seed"])
         calls: dict[Any, partial] = {}
         calls[name] = partial(train, network, task.table, replicas, lower)
         if nested and compare:
-            alone = _network(declaration, task.name, kinds, alone=True)
+            alone = network_of(declaration, task.name, kinds, alone=True)
             calls[SINGLE] = partial(train, alone, task.table, replicas)
         if task is not tasks[-1]:
             rows = np.arange(len(task.features))
@@ -276,7 +276,7 @@ def fit(
 
 
 def _held_out(
-    task: _Task, key: str, model: str, values: np.ndarray, kinds: Kinds
+    task: Task, key: str, model: str, values: np.ndarray, kinds: Kinds
 ) -> pd.DataFrame:
     """Return observed and predicted values of all rows, with their folds."""
     fold = np.zeros(len(values), dtype=int)
@@ -362,7 +362,7 @@ def load(path: str | Path) -> Fitted:
         declaration = from_plain(extra["declaration"], path)
         kinds = {key: list(words) for key, words in extra["kinds"].items()}
         report = pd.DataFrame(extra["report"], columns=list(REPORT))
-        networks = [_network(declaration, s.name, kinds) for s in declaration.scales]
+        networks = [network_of(declaration, s.name, kinds) for s in declaration.scales]
     except (KeyError, TypeError, AttributeError, ParameterError) as error:
         words = f"not a fitted declaration ({error}); fit it anew."
         raise DataError(f"{path}: {words}") from None
