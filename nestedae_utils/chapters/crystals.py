@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,7 +127,7 @@ def read_cif(path: str | Path) -> pd.DataFrame:
     of three atoms a formula unit is X; DataError if there is none.
     """
     text = Path(path).read_text(encoding="utf-8")
-    row: dict[str, object] = dict.fromkeys(COLUMNS, 0.0) | dict.fromkeys(VALUES, np.nan)
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, 0.0) | dict.fromkeys(VALUES, np.nan)
     for name in (*LENGTHS, *ANGLES):
         kind = "length" if name in LENGTHS else "angle"
         stated = re.search(rf"_cell_{kind}_{name}\s+(\S+)", text)
