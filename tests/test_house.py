@@ -49,7 +49,7 @@ RAISED = {
     "cli.py": 300,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 8006, 2249, 9575
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 8006, 2249, 9877
 OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300}
 CELL, SHORT, MOST = 40, 16, 0.5
 

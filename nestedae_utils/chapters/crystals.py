@@ -167,8 +167,7 @@ def check(frame: pd.DataFrame, where: str = "cells", most: int = MOST) -> None:
     _fault(frame, sites != "ABX", where, "other sites found, each of A, B, X once")
     atoms = frame["atoms"]
     _fault(frame, (atoms % 5 != 0) | (atoms < 5) | (atoms > most), where,
-           "another number of atoms found, a multiple of 5 up to "
-           f"{most}")  # fmt: skip
+           f"another number of atoms found, a multiple of 5 up to {most}")  # fmt: skip
     named = frame["formula"].map(lambda f: sorted(re.findall("[A-Z][a-z]?", str(f))))
     listed = [sorted(row) for row in frame[SPECIES].to_numpy()]
     wrong = [a != b for a, b in zip(named, listed, strict=True)]
