@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,7 +127,7 @@ def read_cif(path: str | Path) -> pd.DataFrame:
     of three atoms a formula unit is X; DataError if there is none.
     """
     text = Path(path).read_text(encoding="utf-8")
-    row: dict[str, object] = dict.fromkeys(COLUMNS, 0.0) | dict.fromkeys(VALUES, np.nan)
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, 0.0) | dict.fromkeys(VALUES, np.nan)
     for name in (*LENGTHS, *ANGLES):
         kind = "length" if name in LENGTHS else "angle"
         stated = re.search(rf"_cell_{kind}_{name}\s+(\S+)", text)
@@ -166,8 +167,7 @@ def check(frame: pd.DataFrame, where: str = "cells", most: int = MOST) -> None:
     _fault(frame, sites != "ABX", where, "other sites found, each of A, B, X once")
     atoms = frame["atoms"]
     _fault(frame, (atoms % 5 != 0) | (atoms < 5) | (atoms > most), where,
-           "another number of atoms found, a multiple of 5 up to "
-           f"{most}")  # fmt: skip
+           f"another number of atoms found, a multiple of 5 up to {most}")  # fmt: skip
     named = frame["formula"].map(lambda f: sorted(re.findall("[A-Z][a-z]?", str(f))))
     listed = [sorted(row) for row in frame[SPECIES].to_numpy()]
     wrong = [a != b for a, b in zip(named, listed, strict=True)]

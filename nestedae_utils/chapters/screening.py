@@ -138,7 +138,9 @@ def draw(ax: Axes, one: Structure, roles: Mapping[str, int], title: str) -> None
         ax.plot(*line.T, color="0.6", linewidth=2)
     for role, own in atoms.groupby("role"):
         ax.scatter(
-            *own[["x", "y", "z"]].to_numpy().T,
+            own["x"],
+            own["y"],
+            zs=own["z"],
             s=(110, 70, 40)[role],
             color=COLOURS[role],
             edgecolor="k",
