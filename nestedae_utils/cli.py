@@ -219,16 +219,7 @@ def _sweep(notebook: Notebook, given: Texts, out: Path | None, **how: Any) -> in
 @click.option("--failing", type=float, default=0.0, help="Share of its attempts.")
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler to use.")
 @_out(help="Folder of the campaign.")
-def _campaign(
-    file: Path,
-    target: str,
-    instrument: str | None,
-    seconds: float,
-    failing: float,
-    scheduler: str | None,
-    out: Path | None,
-    **settings: Any,
-) -> None:
+def _campaign(file: Path, out: Path | None, scheduler: str | None, **how: Any) -> None:
     """Measure arms of POOL.csv, one row each, by a policy.
 
     The folder is the campaign's state: the same command again goes on with
@@ -236,13 +227,11 @@ def _campaign(
     """
     from nestedae_utils.rerun import campaign, pools
 
-    pool, folder = pools.read(file, target), out or Path(f"{file.stem}-campaign")
-    measure: pools.Measure = (
-        pools.instrument(instrument)
-        if instrument
-        else pools.Simulated(pool, seconds, failing)
-    )
-    tell, what = functools.partial(click.echo, err=True), campaign.Settings(**settings)
+    pool, named = pools.read(file, how.pop("target")), how.pop("instrument")
+    folder = out or Path(f"{file.stem}-campaign")
+    costs = how.pop("seconds"), how.pop("failing")
+    measure = pools.instrument(named) if named else pools.Simulated(pool, *costs)
+    tell, what = functools.partial(click.echo, err=True), campaign.Settings(**how)
     table = campaign.run(pool, what, folder, measure, scheduler, tell)
     highest = f"highest {table['value'].max():g}"
     told = highest if table["value"].notna().any() else "nothing was measured"

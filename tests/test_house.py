@@ -48,10 +48,10 @@ RAISED = {
     # nothing half-written, no orphan, a worker's death; a line for each fault;
     # campaigns: instruments as workers, a folder that is the state; their command
     "rerun": 1344,
-    "cli.py": 360,
+    "cli.py": 349,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 8729, 2249, 10721
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 8718, 2249, 10722
 OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300}
 CELL, SHORT, MOST = 40, 16, 0.5
 

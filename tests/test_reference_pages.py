@@ -65,9 +65,10 @@ def test_notation_tables_are_well_formed():
 def test_every_data_file_has_a_sheet():
     page = text("datasheets")
     for entry in json.loads((ROOT / "data" / "registry.json").read_text()):
-        # the pseudopotentials have one sheet for each of their two tables
+        # files of a kind, pseudopotentials and candidates, have one sheet a folder
         key = entry["key"]
-        assert (key.split("/")[0] if key.endswith(".upf") else key) in page, key
+        alike = key.endswith((".upf", ".cif"))
+        assert (key.split("/")[0] if alike else key) in page, key
     assert "## The twin" in page
 
 

@@ -105,13 +105,13 @@ class Rule:
             raise DataError(f"{path}: no such file; run `make reference`.")
         rows = records.read_results(path)["records"]
         value = {one["quantity"]: one["value"] for one in rows}
-        names = (f"nesting_rule_{name}" for name in ("constant", *FEATURES))
-        weights, *ends = (
-            np.array([value[f"nesting_rule_{name}{end}"] for name in FEATURES])
-            for end in ("", "_least", "_most")
-        )
-        weights = np.array([value[name] for name in names])
-        return cls(weights, value["nesting_rule_spread"], *ends)
+
+        def of(ending: str, *more: str) -> np.ndarray:
+            names = [*more, *(f"{name}{ending}" for name in FEATURES)]
+            return np.array([value[f"nesting_rule_{name}"] for name in names])
+
+        spread = value["nesting_rule_spread"]
+        return cls(of("", "constant"), spread, of("_least"), of("_most"))
 
     def forecast(self, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return gains (below 0 nesting pays) and their chances, of features."""
