@@ -55,8 +55,7 @@ SMALL = {
     "15_element_codes": CHAINS
     | {"sets": 2, "copies": 2, "codebook": 9, "device_epochs": 1},
     "16_target_learning": {"folds": 2, "epochs": 2, "image_epochs": 1, "latent": 8}
-    | {"hidden": 16, "pairs": 8, "threshold": -1.4, "trees": 5}
-    | {"data_source": "twin"},
+    | {"hidden": 16, "pairs": 8, "threshold": -1.4, "trees": 5, "data_source": "twin"},
     "17_navigation": {"seeds": 2, "measurements": 6, "pixels": 9, "truths": 1}
     | {"toys": 2, "toy_steps": 4, "noise": 0.2, "level": 0.4},
     "18_closed_loop": {"seeds": 2, "first": 4, "device_budget": 6, "epochs": 2}
