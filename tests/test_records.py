@@ -1,21 +1,16 @@
 """Quantities, results on disk, and what is told of them."""
 
-import ast
 import json
 import math
 import os
-import re
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 
 from nestedae_utils.book import claims, records, reference
 from nestedae_utils.book.records import record
-from nestedae_utils.chapters import design
 from nestedae_utils.errors import DataError
-from nestedae_utils.study import protocol
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -38,41 +33,6 @@ def results(*found, source="paper", chapter="05_bandgap_scale", same=True):
 
 
 # --- the quantities and the reference --------------------------------------
-
-
-def recorded(path):
-    """Return a pattern for each name that a notebook records.
-
-    Whatever is put into a name stands somewhere else in the notebook.
-    """
-    cells = nbformat.read(path, as_version=4).cells
-    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    nodes = list(ast.walk(ast.parse(source)))
-    words = {n.value for n in nodes if isinstance(n, ast.Constant)}
-    words = {word for word in words if isinstance(word, str)}
-    words |= {*protocol.SETTINGS, *design.PATHS}
-    words |= {word.lower().replace(" ", "_") for word in words}
-    inserted = "|".join([r"\d+", *map(re.escape, sorted(words))])
-    for node in nodes:
-        call = isinstance(node, ast.Call) and ast.unparse(node.func)
-        if call != "chapter.record":
-            continue
-        parts = getattr(node.args[0], "values", [node.args[0]])
-        yield "".join(
-            re.escape(p.value) if isinstance(p, ast.Constant) else f"(?:{inserted})"
-            for p in parts
-        )
-
-
-def test_notebooks_record_the_known_quantities_and_all_of_them():
-    found = set()
-    for path in NOTEBOOKS:
-        for pattern in recorded(path):
-            names = {name for name in KNOWN if re.fullmatch(pattern, name)}
-            assert names, f"{path.name}: {pattern[:60]} is in no table"
-            found |= names
-    nowhere = sorted(KNOWN.keys() - found)
-    assert nowhere == [], "in quantities.csv, but no notebook records it"
 
 
 def test_the_reference_is_ours_alone_and_complete():
