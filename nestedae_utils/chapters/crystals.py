@@ -44,7 +44,7 @@ _PUBLISHED = {
     **{"pretty_formula": "formula", "n_atoms": "atoms", "band_gap": "gap"},
     **{"formation_energy_per_atom": "energy", "e_above_hull": "hull"},
 }
-Cells = dict[str, NDArray]
+Cells = dict[str, np.ndarray]
 """``number`` (n, 3) atomic numbers, ``site`` (n, 3) places in `SITES`, ``atoms``
 (n,), ``lattice`` (n, 3, 3) vectors in rows (angstrom), ``positions`` (n, 20, 3)."""
 

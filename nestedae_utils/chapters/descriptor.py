@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from nestedae_utils.data.files import DATA
 
-Cells = Mapping[str, NDArray]
+Cells = Mapping[str, np.ndarray]
 BINS = {
     **{"group": 18, "row": 9, "electronegativity": 10, "covalent_radius": 10},
     **{"valence": 9, "ionisation_energy": 10, "electron_affinity": 10, "block": 4},
@@ -40,7 +40,7 @@ IMAGE = (60, 88, 3)
 CONTINUOUS = ("lattice", "angles", "positions")
 _HKL = np.array(list(itertools.product(range(-3, 4), repeat=3)))
 ALL_PLANES = _HKL[np.abs(_HKL).sum(1) <= 3]
-"""The 63 planes with |h| + |k| + |l| <= 3."""
+"""The 63 planes whose absolute indices sum to 3 at most."""
 PLANES = ALL_PLANES[np.abs(ALL_PLANES).max(1) < 3]
 """The 57 that are used: without the six {3 0 0}."""
 
@@ -90,8 +90,8 @@ def reciprocal(lattice: NDArray) -> NDArray:
 def distances(lattice: NDArray, exact: bool = True) -> NDArray:
     """Return d_hkl (n, 57) in angstrom, 0 for the plane 000.
 
-    By 2 pi / |h b1 + k b2 + l b3|, or not ``exact``, as published, by
-    1/d^2 = h^2/a^2 + k^2/b^2 + l^2/c^2, which holds for right angles only.
+    By 2 pi over the length of h b1 + k b2 + l b3, or, as published, by
+    1/d^2 = h^2/a^2 + k^2/b^2 + l^2/c^2 (not ``exact``): right angles only.
     """
     if exact:
         size = np.linalg.norm(PLANES @ reciprocal(lattice), axis=-1) / (2 * np.pi)

@@ -19,7 +19,7 @@ from pymatgen.core import Element
 
 from nestedae_utils.data.files import DATA
 
-Cells = Mapping[str, NDArray]
+Cells = Mapping[str, np.ndarray]
 _TABLE = pd.read_csv(DATA / "element_bins.csv", keep_default_na=False)
 SYMBOLS = ("", *_TABLE["symbol"])
 COVALENT, IONIC = (

@@ -22,7 +22,7 @@ from pymatgen.io.cif import CifWriter
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from scipy.spatial import cKDTree
 
-Cells = Mapping[str, NDArray]
+Cells = Mapping[str, np.ndarray]
 STANDARDS = {
     "NdAlO3, trigonal": ("AlNd O3", "R-3c", 10),
     "NaNbO3, tetragonal": ("NaNb O3", "P4/mbm", 10),
