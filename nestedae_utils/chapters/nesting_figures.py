@@ -81,8 +81,9 @@ def draw(
 
 _PAGE = """<figure class="live"><div id="{name}" style="max-width:32em">
 {inputs}<p role="status" aria-live="polite">{first}</p></div>
-<details><summary>All cells as a table</summary>{table}</details>
-<figcaption>{caption}</figcaption><script>
+<details><summary>All cells as a table</summary>
+<div class="scrolling" tabindex="0">{table}</div></details>
+<p>{caption}</p><script>
 (() => {{
   const box = document.getElementById("{name}"), data = {data};
   const [across, up] = box.querySelectorAll("input");

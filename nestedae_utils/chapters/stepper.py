@@ -36,11 +36,11 @@ def stepper(pictures: Sequence[str], words: Sequence[str], name: str) -> str:
         )
         rules.append(f"#{key}:checked ~ .frames .{key} {{ display: block }}")
     frames = "".join(
-        f'<figure class="{name}-{step}"><img src="{address}" alt="{escape(text)}">'
-        f"<figcaption>{escape(text)}</figcaption></figure>"
+        f'<div class="{name}-{step}"><img src="{address}" alt="{escape(text)}">'
+        f"<p>{escape(text)}</p></div>"
         for step, (address, text) in enumerate(zip(pictures, words, strict=True))
     )
-    style = f".stepper .frames figure {{ display: none }} {' '.join(rules)}"
+    style = f".stepper .frames div {{ display: none }} {' '.join(rules)}"
     return (
         f"<style>{style}</style>"
         f'<div class="stepper" role="group" aria-label="steps">{"".join(rows)}'
