@@ -291,6 +291,7 @@ def test_a_scheduler_with_workers_of_which_one_is_killed(table, tmp_path):
     running = [subprocess.Popen([*one, "--no-dashboard"], **quiet)]
     try:
         while not address.exists():
+            assert running[0].poll() is None, "the scheduler ended"
             time.sleep(0.1)
         workers = [subprocess.Popen([*two, "--no-dashboard"], **quiet) for _ in "ab"]
         running += workers
