@@ -67,12 +67,13 @@ ALIKE = """() => {
   plain("dt.sig", 30);
 }"""
 STILL = "*, *::before { animation: none !important; transition: none; }"
-# What fades in has other colours on its way.
+# What fades in has other colours on its way; what the page itself breaks off (the
+# search page's own motion) has ended as well.
 UNFOLD = """async () => {
   const all = (what) => [...document.querySelectorAll(what)];
   all("details").forEach((it) => it.open = true);
   all(".toggle-hidden > .admonition-title").forEach((it) => it.click());
-  await Promise.all(document.getAnimations().map((it) => it.finished));
+  await Promise.allSettled(document.getAnimations().map((it) => it.finished));
   await window.MathJax?.startup?.promise;
 }"""
 
