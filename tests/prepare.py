@@ -6,11 +6,9 @@ results that it wrote.
 """
 
 import inspect
-import re
 import shlex
 import shutil
 import sys
-import textwrap
 from pathlib import Path
 
 import nbformat
@@ -18,7 +16,10 @@ import papermill
 from nbformat.v4 import new_code_cell
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = ROOT / "notebooks"
+sys.path.append(str(ROOT / "teaching"))
+import exercises  # noqa: E402
+from exercises import NOTEBOOKS  # noqa: E402
+
 TESTS = str(Path(__file__).parent)
 FOLDER = ROOT / "_build" / "small"
 
@@ -78,29 +79,42 @@ SETTINGS = {
 SAME = {"01_autoencoders", "02_synthetic_data", "04_perovskite_data"}
 SAME |= {"09_better", "10_your_data"}
 
-SOLUTION = re.compile(r"```\{admonition\} Solution\n(.*?)```", re.S)
-INDENTED = re.compile(r"(?m)(?:^(?: {4}.*)?\n)+")
-
-
 def solutions(name):
     """Return the code of a chapter's solutions, and all its commands."""
-
-    def indented(text):
-        blocks = map(textwrap.dedent, INDENTED.findall(text + "\n"))
-        return [block.strip() for block in blocks if block.strip()]
-
+    code = [block for one in exercises.read(name)[1] for block in one.code]
     cells = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
     prose = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
-    code = [
-        block for solution in SOLUTION.findall(prose) for block in indented(solution)
-    ]
     commands = [
         shlex.split(line)
-        for block in indented(prose)
+        for block in exercises.indented(prose)
         for line in block.replace("\\\n", " ").splitlines()
         if line.startswith("papermill ")
     ]
-    return [c for c in code if not c.startswith("papermill ")], commands
+    return code, commands
+
+
+def refuse(name, right, *wrong):
+    """Hold values that are not right against a check; in the notebook's kernel."""
+    given = globals().pop(name)
+    assert check_answer(right, "") == f"wrong: {name} is not assigned."
+    for value in (None, 0, -1.5, float("nan"), "no", [], *wrong):
+        globals()[name] = value
+        assert check_answer(right, "").startswith("wrong: "), value
+    globals()[name] = given
+
+
+def solved(name):
+    """Return cells: each exercise solved, its answer and wrong ones checked."""
+    cells = [inspect.getsource(f) for f in (exercises.check_answer, refuse)]
+    for one in exercises.read(name)[1]:
+        if one.check is None:
+            cells += one.code
+            continue
+        answer, right, wrong = (one.check[k] for k in ("answer", "right", "wrong"))
+        cells += [f"assert {answer!r} not in globals()", *one.code]
+        cells.append(exercises.checking(one.check, "assert {} == 'right'"))
+        cells.append(f"refuse({answer!r}, lambda: (\n{right}\n), {wrong})")
+    return cells
 
 
 def judge(name, given, compared):
@@ -137,7 +151,7 @@ def copy(name, folder=FOLDER, setting="small"):
     watched += "readings.watch()"
     call = f"judge({name!r}, {given!r}, {name in SAME})"
     last = f"{inspect.getsource(judge)}\n\n{call}"
-    code = [*solutions(name)[0], last]
+    code = [*solved(name), last]
     notebook.cells[:0] = [new_code_cell(first), new_code_cell(watched)]
     notebook.cells += map(new_code_cell, code)
     nbformat.write(notebook, path)
