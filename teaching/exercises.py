@@ -75,9 +75,7 @@ def read(name: str) -> tuple[list[nbformat.NotebookNode], list[Exercise]]:
         code = [b for part in SOLUTION.findall(text) for b in indented(part)]
         code = [block for block in code if not block.startswith("papermill ")]
         statement = SOLUTION.sub("", text).strip()
-        exercises.append(
-            Exercise(number, statement, tuple(code), checks.get(number))
-        )
+        exercises.append(Exercise(number, statement, tuple(code), checks.get(number)))
     return cells[:place], exercises
 
 

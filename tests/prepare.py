@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "teaching"))
 import exercises  # noqa: E402
-from exercises import NOTEBOOKS  # noqa: E402
+from exercises import NOTEBOOKS, check_answer  # noqa: E402
 
 TESTS = str(Path(__file__).parent)
 FOLDER = ROOT / "_build" / "small"
@@ -79,6 +79,7 @@ SETTINGS = {
 SAME = {"01_autoencoders", "02_synthetic_data", "04_perovskite_data"}
 SAME |= {"09_better", "10_your_data"}
 
+
 def solutions(name):
     """Return the code of a chapter's solutions, and all its commands."""
     code = [block for one in exercises.read(name)[1] for block in one.code]
@@ -105,7 +106,7 @@ def refuse(name, right, *wrong):
 
 def solved(name):
     """Return cells: each exercise solved, its answer and wrong ones checked."""
-    cells = [inspect.getsource(f) for f in (exercises.check_answer, refuse)]
+    cells = [inspect.getsource(f) for f in (check_answer, refuse)]
     for one in exercises.read(name)[1]:
         if one.check is None:
             cells += one.code

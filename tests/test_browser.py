@@ -9,6 +9,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 from urllib.request import url2pathname
 
 import pytest
+import slides
 from axe_playwright_python.sync_playwright import Axe
 from conftest import pages
 from playwright.sync_api import sync_playwright
@@ -75,6 +76,29 @@ UNFOLD = """async () => {
   all(".toggle-hidden > .admonition-title").forEach((it) => it.click());
   await Promise.allSettled(document.getAnimations().map((it) => it.finished));
   await window.MathJax?.startup?.promise;
+}"""
+
+
+# What of the slide that is shown no picture has, what reaches over its edge or is too
+# small for the last row of a lecture hall, and its notes.
+SLIDE = """() => {
+  const slide = Reveal.getCurrentSlide();
+  const all = [...slide.querySelectorAll(":scope *:not(aside, aside *)")];
+  const out = (box) => box.width && (box.left < 0 || box.top < 0
+    || box.right > innerWidth || box.bottom > innerHeight);
+  const said = (it) => [...it.childNodes].some(
+    (one) => one.nodeType === 3 && one.data.trim());
+  return {
+    broken: all.filter((it) => it.tagName === "IMG" && !it.naturalWidth).length,
+    wide: all.filter((it) => out(it.getBoundingClientRect()))
+      .map((it) => it.outerHTML.slice(0, 100)),
+    small: all.filter((it) => said(it)
+        && parseFloat(getComputedStyle(it).fontSize) < 24)
+      .map((it) => it.outerHTML.slice(0, 100)),
+    words: slide.innerText,
+    pictures: all.filter((it) => it.tagName === "IMG" && it.alt.length > 40).length,
+    notes: slide.querySelector("aside.notes")?.textContent ?? "",
+  };
 }"""
 
 
@@ -247,3 +271,37 @@ def test_a_narrow_page_does_not_scroll_sideways(open_page, name):
 def test_axe_finds_no_serious_barrier(open_page, name):
     barriers = violations(open_page(name, unfold=True))
     assert not {b: barriers[b] for b in barriers if (name, b) not in NOT_OURS}
+
+
+def test_slides_need_no_network_and_can_be_read_from_the_last_row(
+    open_page, tmp_path_factory
+):
+    """The class's slides, made of this book, each looked at as it is shown."""
+    deck = slides.build(tmp_path_factory.mktemp("deck") / "slides")
+    asked, said = [], []
+
+    def listen(page):
+        page.on("request", lambda request: asked.append(urlsplit(request.url)))
+        page.on("requestfailed", lambda request: said.append(request.url))
+        page.on("pageerror", lambda error: said.append(error.message))
+        page.on("console", lambda m: m.type == "error" and said.append(m.text))
+
+    size = {"width": 1280, "height": 720}
+    page = open_page(str(deck.with_suffix("")), listen, viewport=size)
+    page.wait_for_function("window.Reveal?.isReady()")
+    page.evaluate("Reveal.configure({fragments: false})")
+    count, pictures = page.evaluate("Reveal.getTotalSlides()"), 0
+    assert count >= 12
+    for number in range(count):
+        page.evaluate(f"Reveal.slide({number})")
+        seen = page.evaluate(SLIDE)
+        assert not seen["broken"], seen["words"]
+        assert not seen["wide"], seen["words"]
+        assert not seen["small"], seen["words"]
+        assert not re.search(r"[{}]|None|nan\b", seen["words"]), seen["words"]
+        assert re.match(r"Minutes \d+ to \d+\.", seen["notes"]), seen["words"]
+        assert not violations(page, "color-contrast", "image-alt"), seen["words"]
+        pictures += seen["pictures"]
+    assert pictures >= 5
+    assert not said
+    assert {(url.scheme, url.netloc) for url in asked} == {("file", "")}

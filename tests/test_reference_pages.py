@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
+import slides
 import yaml
 
 from nestedae_utils.book import parameters, records
@@ -83,7 +85,8 @@ def test_commands_for_teachers_are_allowed():
         parameters.parse(parameters.read(ROOT / path), given)
 
 
-def test_numbers_for_teachers_are_of_the_reference():
+@pytest.mark.parametrize("page", ["teachers", "misconceptions"])
+def test_numbers_for_teachers_are_of_the_reference(page):
     kept = {
         record["quantity"] + ending
         for content in records.results_of(records.REFERENCE).values()
@@ -91,9 +94,40 @@ def test_numbers_for_teachers_are_of_the_reference():
         for ending, key in GLUED.items()
         if record[key] is not None
     }
-    glued = re.findall(r"\{glue:text\}`(\w+):", text("teachers"))
+    made = re.findall(r'glue\(f?"(\w+?)[_"{]', text(page))
+    glued = re.findall(r"\{glue:text\}`(\w+):", text(page))
     assert glued
-    assert set(glued) <= kept
+    assert not {n for n in glued if n not in kept and not n.startswith(tuple(made))}
+
+
+def test_each_misconception_has_a_question_and_an_answer_with_its_place():
+    _, *parts = re.split(r'(?m)^### "[^"]+[.]"$', text("misconceptions"))
+    assert len(parts) >= 12
+    for part in parts:
+        question = re.search(r"\*\*Question\.\*\*(.*?)```", part, re.S)[1]
+        (answer,) = re.findall(r"```\{admonition\} Answer\n(.*?)```", part, re.S)
+        assert question.strip().endswith("?"), part
+        assert re.search(r"\{(doc|ref|numref)\}`", answer), part
+
+
+def test_the_minutes_of_the_slides_are_those_of_the_class():
+    """They follow one another, add up to 90, and keep to the lesson plan's steps."""
+    deck = (ROOT / "teaching" / "class.md").read_text(encoding="utf-8")
+    times = re.findall(r"(?m)^Minutes (\d+) to (\d+)\.$", deck)
+    begin, end = zip(*((int(a), int(b)) for a, b in times), strict=True)
+    assert begin == (0, *end[:-1])
+    assert sum(b - a for a, b in zip(begin, end, strict=True)) == end[-1] == 90
+    notes = re.findall(r"```\{revealjs-notes\}\n(.*?)```", deck, re.S)
+    assert len(notes) == len(times) == len(re.findall(r"(?m)^##? ", deck))
+    plan = text("teachers").split("## A class of 90 minutes")[1].split("\n## ")[0]
+    steps = re.findall(r"(?m)^\| (\d+)–(\d+) \|", plan)
+    assert {(int(a), int(b)) for a, b in steps} <= {(a, b) for a in begin for b in end}
+    assert int(steps[-1][1]) == 90
+
+
+def test_without_a_book_there_are_no_slides(tmp_path):
+    with pytest.raises(SystemExit, match=r"^No book in _build: run make book first.$"):
+        slides.build(tmp_path / "slides", tmp_path)
 
 
 def test_citation_is_read_and_not_typed():
