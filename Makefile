@@ -37,8 +37,8 @@ UV := uv==0.13.8
 STAMP := .venv/.stamp-$(shell { cat requirements.lock pyproject.toml; \
 	echo '$(CURDIR)'; } | cksum | cut -d ' ' -f 1)
 
-.PHONY: help .venv book pdf test readings check lab reference arithmetic bench format \
-	lint types lock clean
+.PHONY: help .venv book pdf slides exercises test readings check lab reference arithmetic \
+	bench format lint types lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' \
@@ -90,6 +90,12 @@ pdf: ## execute the notebooks in full and print the book as one PDF
 	@rm -rf _build/pdf/.browser
 	@test -s _build/pdf/book.pdf
 	@echo '$(CURDIR)/_build/pdf/book.pdf'
+
+slides: $(STAMP) ## make the slides of a class from the book that was built
+	@$(BIN)/python teaching/slides.py
+
+exercises: $(STAMP) ## write each chapter's exercises for students, without solutions
+	@$(BIN)/python teaching/exercises.py
 
 test: $(STAMP) ## test the package and, with small settings, each notebook
 	@$(BIN)/python tests/prepare.py
