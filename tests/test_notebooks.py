@@ -103,10 +103,6 @@ def test_commands_in_the_prose_are_allowed(name):
         parameters.parse(notebook, given)
 
 
-def test_solutions_have_code():
-    assert sum(len(solutions(name)[0]) for name in SMALL) >= 6
-
-
 def test_nbval_notices_a_dead_kernel_at_once():
     kernel = RunningKernel(CURRENT_ENV_KERNEL_NAME)
     message = kernel.execute_cell_input("import time; time.sleep(600)")
