@@ -8,6 +8,7 @@ nor by the page.
 
 import base64
 import errno
+import gzip
 import importlib.util
 import json
 import mimetypes
@@ -25,7 +26,16 @@ from nestedae_utils.data.files import BOOK
 # What of a theme's scripts a page without a site around it does not need.
 IDLE = ("documentation_options", "doctools", "sphinx_highlight", "sphinx-book-theme")
 EXTENSIONS = "myst_nb sphinx_togglebutton sphinxcontrib.bibtex sphinx_book_theme"
+TWIN = "**TWIN.**"
 TITLE = re.compile(r"\A(\s*# .*\n)")
+# MathJax takes half the room so; a browser unpacks it.
+UNPACK = """
+const packed = Uint8Array.from(atob("%s"), (one) => one.charCodeAt(0));
+const way = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+const script = document.createElement("script");
+script.textContent = await new Response(way).text();
+document.head.append(script);
+"""
 NOTE = """
 ```{{admonition}} A run, not the book’s page
 :class: important
@@ -53,24 +63,29 @@ def write(notebook: Path, variables: Mapping[str, str], log: IO[bytes]) -> None:
         raise RuntimeError(f"its page cannot be made: {words or 'stopped'}")
 
 
-def prepared(notebook: dict[str, Any]) -> dict[str, Any]:
-    """Put what a run says of its settings below its title, and its references."""
-    cells, told = notebook["cells"], []
-    for cell in cells:
-        outputs = cell.get("outputs", [])
-        news = [out for out in outputs if out.get("metadata", {}).get(SETTINGS)]
-        told += ["".join(out["data"]["text/markdown"]) for out in news]
-        cell["outputs"] = [out for out in outputs if out not in news]
-        if cell["cell_type"] != "code":
-            del cell["outputs"]
-    note = NOTE.format("\n\n".join(told) or "All parameters have the book’s values.")
+def prepared(notebook: dict[str, Any]) -> bool:
+    """Put what a run says of itself below its title, and references at the end.
+
+    Return whether its settings or data are others than the book's.
+    """
+    cells, told, twin = notebook["cells"], [], []
+    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+        for output in list(cell["outputs"]):
+            words = "".join(output.get("data", {}).get("text/markdown", ""))
+            if output.get("metadata", {}).get(SETTINGS):
+                told.append(words)
+                cell["outputs"].remove(output)
+            elif words.startswith(TWIN):
+                twin.append(words)
+    same = ["All parameters have the book’s values."]
+    note = NOTE.format("\n\n".join([*(told or same), *twin[:1]]))
     text = "".join(cells[0]["source"])
     cells[0]["source"] = TITLE.sub(rf"\1{note}\n", text, count=1)
     if any("{cite}" in "".join(cell["source"]) for cell in cells):
         last = "## References\n\n```{bibliography}\n:filter: docname in docnames\n```"
         blank: dict[str, Any] = {"cell_type": "markdown", "metadata": {}, "id": "last"}
         cells.append(blank | {"source": last})
-    return {**notebook, "nestedae": {"settings": bool(told)}}
+    return bool(told or twin)
 
 
 def build(notebook: Path, folder: Path) -> str:
@@ -79,7 +94,8 @@ def build(notebook: Path, folder: Path) -> str:
     from docutils import nodes
     from sphinx.application import Sphinx
 
-    content = prepared(json.loads(notebook.read_text(encoding="utf-8")))
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    other = prepared(content)
     name, out = notebook.stem, folder / "out"
     (folder / f"{name}.ipynb").write_text(json.dumps(content), encoding="utf-8")
     index = f"# Run\n\n```{{toctree}}\n:numbered:\n{name}\n```\n"
@@ -113,12 +129,15 @@ def build(notebook: Path, folder: Path) -> str:
         for places in (place for one in of for place in one.values()):
             for key, old in places.items():
                 places[key] = (first, *old[1:])
+        for link in app.env.tocs[name].findall(nodes.reference):
+            if link.get("secnumber"):
+                link["secnumber"] = (first, *link["secnumber"][1:])
 
     def plain(app: Any, env: Any, node: Any, content: Any) -> Any:
         # what leads out of the page is text
         return nodes.inline("", content.astext())
 
-    if content["nestedae"]["settings"] or "**TWIN.**" in str(content["cells"]):
+    if other:
         app.connect("doctree-read", lambda app, tree: mark(tree))
     app.connect("env-check-consistency", number)
     app.connect("missing-reference", plain)
@@ -157,8 +176,11 @@ def inlined(page: str, folder: Path) -> str:
     def script(tag: re.Match[str]) -> str:
         if any(name in tag[1] for name in IDLE):
             return ""
-        text = found(tag[1]).read_text(encoding="utf-8")
-        return "<script>" + text.replace("</script", r"<\/script") + "</script>"
+        content = found(tag[1]).read_bytes()
+        if len(content) > 10**6:
+            packed = base64.b64encode(gzip.compress(content, mtime=0)).decode()
+            return f'<script type="module">{UNPACK % packed}</script>'
+        return f"<script>{content.decode()}</script>"
 
     # of a site's search
     page = re.sub(r"<script>DOCUMENTATION_OPTIONS[^<]*</script>", "", page)
