@@ -13,7 +13,7 @@
       if (!key || !of("author")) continue;
       const names = of("author").split(" and ").map((one) => flat(one.split(",")[0]));
       const who = names.length > 2 ? `${names[0]} et al.` : names.join(" and ");
-      LINK.cite[key] = { text: `${who} (${of("year")})`, title: flat(of("title") ?? "") };
+      LINK.cite[key] = { text: `[${who}, ${of("year")}]`, title: flat(of("title") ?? "") };
       const url = of("doi") ? `https://doi.org/${of("doi")}` : of("url");
       if (url) LINK.cite[key].url = url;
     }
@@ -40,11 +40,14 @@
   /* The figures' numbers and the glued values of a notebook. */
   function known(panel) {
     const name = panel.context.path.split("/").pop();
-    const figures = {}, values = {};
+    const figures = {}, values = {}, equations = [];
+    let count = 0;
     for (const cell of panel.content.widgets.map((one) => one.model)) {
       const figure = cell.getMetadata("mystnb")?.figure?.name;
       if (figure)
-        figures[figure] = `Fig. ${parseInt(name) || 1}.${Object.keys(figures).length + 1}`;
+        figures[figure] = `Fig. ${parseInt(name) || 1}.${++count}`;
+      for (const [, label] of cell.sharedModel.getSource().matchAll(/^:label: (\S+)/gm))
+        figures[label] = `(${equations.push(label)})`;
       for (const one of cell.type === "code" ? cell.toJSON().outputs : []) {
         const key = one.metadata?.scrapbook?.name;
         if (key) values[key] = String(Object.values(one.data)[0]).replace(/^'|'$/g, "");

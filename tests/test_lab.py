@@ -1,0 +1,141 @@
+"""The chapters in a real JupyterLab: nothing of their markup is left to see."""
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+from conftest import ROOT
+from nbformat.v4 import new_output
+from test_browser import chromium  # noqa: F401
+
+pytestmark = pytest.mark.slow
+CHAPTERS = {"05_bandgap_scale": "Fig. 5.1", "08_audit": "[Thota et al., 2024]"}
+# All cells are drawn in a window that is high enough.
+HIGH = {"width": 1100, "height": 14000}
+SEEN = """() => [...document.querySelectorAll(".jp-MarkdownCell .myst")].map((it) => {
+  const copy = it.cloneNode(true);
+  copy.querySelectorAll("code, .katex, svg").forEach((one) => one.remove());
+  return copy.textContent;
+}).join("\\n")"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Return the address of a JupyterLab as `make lab` starts it, and its folder."""
+    folder = tmp_path_factory.mktemp("lab")
+    for name in ("notebooks", "reference", "_ext"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("references.bib", "start.ipynb"):
+        shutil.copy(ROOT / name, folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (words,) = re.findall(
+        r"jupyter-lab (.*?)start.ipynb", (ROOT / "Makefile").read_text(), re.S
+    )
+    words = words.replace("\\\n", "") + "--no-browser --allow-root --ServerApp.token="
+    command = [sys.executable, "-m", "jupyterlab", *words.split(), f"--port={port}"]
+    url = f"http://127.0.0.1:{port}/lab"
+    with open(folder / "log.txt", "w") as log:
+        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    while server.poll() is None:
+        try:
+            urllib.request.urlopen(url).close()
+            break
+        except OSError:
+            time.sleep(0.2)
+    assert server.poll() is None, (folder / "log.txt").read_text()
+    yield url, folder
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture
+def opened(lab, chromium):  # noqa: F811
+    """Return a function that opens a file and waits until it is drawn."""
+    asked, context = set(), chromium.new_context(viewport=HIGH)
+
+    def opened(path, words):
+        page = context.new_page()
+        page.on("request", lambda one: asked.add(one.url.split("/")[2]))
+        page.goto(f"{lab[0]}/tree/{path}?reset")
+        page.locator(".myst", has_text=words).first.wait_for(timeout=120_000)
+        return page
+
+    yield opened
+    context.close()
+    own = lab[0].split("/")[2]
+    assert {host for host in asked if not host.startswith("image")} <= {own, ""}
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_shows_no_markup(opened, name):
+    page = opened(f"notebooks/{name}.ipynb", CHAPTERS[name])
+    page.locator(".myst", has_text="Run it again").first.wait_for()
+    page.wait_for_timeout(1000)
+    text = page.evaluate(SEEN)
+    assert not page.locator(".myst [title$='Not Found']").count()
+    assert not re.search(r"\{[a-z:]+\}|\bfig-\d|\w_\w+:[+.]|\b[a-z]+\d{4}[a-z]*\b", text)
+    assert "…" in text, "values before anything has run"
+    assert page.locator(".myst a.hover-link[title]").count() > 20, "terms say what they mean"
+
+
+def test_values_stand_in_the_text_once_computed(lab, opened):
+    """As the book writes them, once a cell has glued them."""
+    path = lab[1] / "notebooks" / "05_bandgap_scale.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    key, form = "gap_mae_val_as_made", ":.3f"
+    cell = next(c for c in notebook.cells if c.source == "chapter.finish()")
+    cell.outputs = [
+        new_output(
+            "display_data",
+            {"application/papermill.record/text/plain": "0.16249"},
+            metadata={"scrapbook": {"name": key}},
+        )
+    ]
+    assert f"`{key}{form}`" in "".join(c.source for c in notebook.cells)
+    nbformat.write(notebook, lab[1] / "notebooks" / "05_done.ipynb")
+    page = opened("notebooks/05_done.ipynb", "0.162")
+    assert page.locator(f".myst span[title={key}]").first.inner_text() == "0.162"
+
+
+def test_the_first_page_leads_to_every_chapter(opened):
+    page = opened("start.ipynb", "Start here")
+    links = page.locator(".myst a[href*='.ipynb']")
+    chapters = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    for link, path in zip(links.all(), chapters, strict=True):
+        assert f"/{path.name}" in link.get_attribute("href")
+        title = nbformat.read(path, as_version=4).cells[0].source.split("\n")
+        assert f"# {link.inner_text()}" in title
+    links.nth(1).click()
+    page.locator(".myst h1", has_text="The synthetic benchmark").wait_for()
+
+
+def test_a_kernel_without_the_package_is_told_in_a_line():
+    """Beside the notebooks, in a Python that finds no package of ours."""
+    code = f"""
+import sys, pathlib
+sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in str(f)]
+sys.path[:] = ["", *(p for p in sys.path[1:]
+                     if not (pathlib.Path(p) / "nestedae_utils").is_dir())]
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance(colors="nocolor")
+shell.run_cell("from nestedae_utils.book.chapter import Chapter")
+sys.path.insert(0, {str(ROOT)!r})
+sys.path.insert(0, "")
+shell.run_cell("import nestedae_utils.errors as e; print(e.__file__)")
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=ROOT / "notebooks", capture_output=True, text=True, check=True
+    )
+    line, there = done.stdout.splitlines()
+    assert line.startswith("No module 'nestedae_utils' in this kernel's Python, ")
+    assert "make lab" in line
+    assert there == str(ROOT / "nestedae_utils" / "errors.py")
