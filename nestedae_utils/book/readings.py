@@ -7,6 +7,8 @@ from docutils import nodes
 
 SETTINGS = "nestedae_settings"
 """The mark of the output in which a chapter tells its other settings."""
+READING = "<!-- reading -->"
+"""Stands in a notebook above a paragraph that reads results without a number."""
 LABEL = "book’s settings"
 
 
@@ -17,23 +19,26 @@ def told(changed: Mapping[str, tuple[Any, Any]]) -> str:
         for name, (here, there) in changed.items()
     )
     return (
-        f"**Other settings than the book’s:** {each}. Numbers and figures on this "
-        "page are this run’s. A sentence that reads them was written for the "
-        "book’s settings, if it is not computed: where the two part, the numbers hold."
+        f"**Other settings than the book’s:** {each}. Numbers and figures are this "
+        "run’s. Sentences that read them were written for the book’s settings, "
+        "unless they are computed: where the two part, the numbers hold."
     )
 
 
 def mark(tree: nodes.document) -> None:
     """Label each paragraph that has a computed number or reads a figure.
 
-    So are the lines of what was learnt.  Outputs of cells are computed whole.
+    So are the lines of what was learnt, and what stands below `READING`.
+    Outputs of cells are computed whole.
     """
     for node in list(tree.findall(nodes.paragraph)):
         above = list(parents(node))
         if any(isinstance(one, nodes.container) for one in above):
             continue
         learnt = any("what-was-learnt" in one.get("ids", ()) for one in above)
-        if learnt or any(map(reads, node.findall(nodes.Element))):
+        place = node.parent.index(node)
+        said = place and node.parent[place - 1].astext().strip() == READING
+        if learnt or said or any(map(reads, node.findall(nodes.Element))):
             node.insert(0, nodes.inline("", LABEL, classes=["reading"]))
             node.insert(1, nodes.Text(" "))
 

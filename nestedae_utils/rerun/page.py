@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from nestedae_utils.book.readings import SETTINGS, mark
+from nestedae_utils.book.readings import LABEL, SETTINGS, mark
 from nestedae_utils.data.files import BOOK
 
 # What of a theme's scripts a page without a site around it does not need.
@@ -78,7 +78,8 @@ def prepared(notebook: dict[str, Any]) -> bool:
             elif words.startswith(TWIN):
                 twin.append(words)
     same = ["All parameters have the book’s values."]
-    note = NOTE.format("\n\n".join([*(told or same), *twin[:1]]))
+    marked = [f"Such a sentence is marked [{LABEL}]{{.reading}}"] if told or twin else []
+    note = NOTE.format("\n\n".join([*(told or same), *twin[:1], *marked]))
     text = "".join(cells[0]["source"])
     cells[0]["source"] = TITLE.sub(rf"\1{note}\n", text, count=1)
     if any("{cite}" in "".join(cell["source"]) for cell in cells):
@@ -186,6 +187,14 @@ def inlined(page: str, folder: Path) -> str:
     page = re.sub(r"<script>DOCUMENTATION_OPTIONS[^<]*</script>", "", page)
     page = re.sub(r'<link [^>]*href="([^"?]+)[^>]*>', style, page)
     page = re.sub(r'<script [^>]*src="([^"?]+)[^>]*></script>', script, page)
+    # what leads to nothing on this page is text
+    places = set(re.findall(r' id="([^"]*)"', page))
+    page = re.sub(
+        r'<a [^>]*href="#([^"]+)"[^>]*>(.*?)</a>',
+        lambda link: link[0] if link[1] in places else link[2],
+        page,
+        flags=re.S,
+    )
     images = r'(?<= src=")(_images/[^"]+)'
     return re.sub(images, lambda at: data(found(at[1])), page)
 

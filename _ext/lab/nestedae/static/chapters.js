@@ -1,6 +1,7 @@
 /* What jupyterlab_myst leaves as a key is made text: citations of references.bib,
    figures by the order of their cells, terms with their meaning, and values that
-   the chapter has computed. The notebook itself is not changed. */
+   the chapter has computed. Where its settings are others than the book's, cells that
+   read results say so. The notebook itself is not changed. */
 (() => {
   const LINK = { cite: {}, term: {} };
   const seen = new WeakMap();
@@ -41,7 +42,7 @@
   function known(panel) {
     const name = panel.context.path.split("/").pop();
     const figures = {}, values = {}, equations = [];
-    let count = 0;
+    let count = 0, other = false;
     for (const cell of panel.content.widgets.map((one) => one.model)) {
       const figure = cell.getMetadata("mystnb")?.figure?.name;
       if (figure)
@@ -50,10 +51,12 @@
         figures[label] = `(${equations.push(label)})`;
       for (const one of cell.type === "code" ? cell.toJSON().outputs : []) {
         const key = one.metadata?.scrapbook?.name;
+        const words = String(one.data?.["text/markdown"] ?? "");
+        other ||= Boolean(one.metadata?.nestedae_settings) || words.startsWith("**TWIN.**");
         if (key) values[key] = String(Object.values(one.data)[0]).replace(/^'|'$/g, "");
       }
     }
-    return { figures, values };
+    return { figures, values, other };
   }
 
   function say(place, text, title) {
@@ -66,9 +69,11 @@
   }
 
   function mend(panel) {
-    const { figures, values } = known(panel);
+    const { figures, values, other } = known(panel);
     for (const cell of panel.content.widgets.filter((one) => one.model.type === "markdown")) {
       const source = cell.model.sharedModel.getSource();
+      const reads = /\{glue:|\{numref\}|<!-- reading -->|## What was learnt/.test(source);
+      cell.node.classList.toggle("nestedae-reading", other && reads);
       for (const place of cell.node.querySelectorAll(".jp-MarkdownOutput span, .myst span")) {
         const key = seen.get(place) ?? (place.lastChild?.nodeType === 3 ? place.textContent.trim() : "");
         if (!key) continue;
@@ -94,6 +99,10 @@
   }
 
   async function activate(app) {
+    const style = document.createElement("style");
+    style.textContent = `.nestedae-reading .myst::before { content: "book’s settings";
+      border: 1px solid; border-radius: 4px; padding: 0 5px; font-size: 0.75rem; }`;
+    document.head.append(style);
     const read = async (path, how) => {
       try { how((await app.serviceManager.contents.get(path)).content); } catch { /* not there */ }
     };
