@@ -37,7 +37,7 @@ def read_index_last(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> 
 
 
 def on_the_twin(docname: str) -> bool:
-    """Were the results of a page computed on the twin?"""
+    """Tell whether the results of a page were computed on the twin."""
     path = results_folder() / f"{docname.rpartition('/')[2]}.json"
     return path.exists() and records.read_results(path)["data_source"] == "twin"
 

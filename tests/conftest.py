@@ -171,7 +171,9 @@ def names(folder: Path) -> list[str]:
 
 def process(notebooks: Path, words: str, **settings: Any) -> subprocess.Popen:
     """Start the command on a folder of chapters, as a process of its own."""
-    code = NO_PAGE + "from nestedae_utils import cli; from pathlib import Path; import sys"
+    code = (
+        NO_PAGE + "from nestedae_utils import cli; from pathlib import Path; import sys"
+    )
     code += f"; sys.exit(cli.main(sys.argv[1:], Path({str(notebooks)!r})))"
     command, pipe = [sys.executable, "-c", code, *words.split()], subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **settings)

@@ -15,7 +15,8 @@ NAME = "05_bandgap_scale"
 SETTINGS = "-p epochs 2 -p seeds 1 -p folds 2 -p sweep_epochs 2 -p data_source twin"
 SEEN = """async () => {
   const all = (what) => [...document.querySelectorAll(what)];
-  while (!window.MathJax?.startup?.promise) await new Promise((go) => setTimeout(go, 50));
+  while (!window.MathJax?.startup?.promise)
+    await new Promise((go) => setTimeout(go, 50));
   await window.MathJax.startup.promise;
   return {
     undrawn: all(".math").filter((it) => !it.querySelector("mjx-container svg path"))
@@ -47,7 +48,7 @@ def alone(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("alone")
     # from a copy, where the build leaves its files
-    for name in ("nestedae_utils", "data", "notebooks", "_static"):
+    for name in ("nestedae_utils", "data", "notebooks", "_static", "_ext"):
         shutil.copytree(ROOT / name, folder / "source" / name)
     for name in ("pyproject.toml", "LICENSE", "_config.yml", "references.bib"):
         shutil.copy(ROOT / name, folder / "source")
@@ -95,7 +96,6 @@ def test_its_page_reads_as_the_books(alone, chromium):  # noqa: F811
     assert seen["captions"] == numbers
     assert len(numbers) >= 3
     assert not re.search(r"\{[a-z:]+\}|\bfig-05", seen["prose"])
-    first = seen["prose"][:1000]
     for words in ("A run, not", "epochs 2 (the book: ", "TWIN.", "Mannodi"):
         assert words in seen["prose"][:3000], words
     assert seen["marked"] >= 5

@@ -81,9 +81,13 @@ def test_a_chapter_shows_no_markup(opened, name):
     page.wait_for_timeout(1000)
     text = page.evaluate(SEEN)
     assert not page.locator(".myst [title$='Not Found']").count()
-    assert not re.search(r"\{[a-z:]+\}|\bfig-\d|\w_\w+:[+.]|\b[a-z]+\d{4}[a-z]*\b", text)
+    assert not re.search(
+        r"\{[a-z:]+\}|\bfig-\d|\w_\w+:[+.]|\b[a-z]+\d{4}[a-z]*\b", text
+    )
     assert "…" in text, "values before anything has run"
-    assert page.locator(".myst a.hover-link[title]").count() > 20, "terms say what they mean"
+    assert page.locator(".myst a.hover-link[title]").count() > 20, (
+        "terms say what they mean"
+    )
 
 
 def test_values_stand_in_the_text_once_computed(lab, opened):

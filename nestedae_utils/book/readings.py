@@ -44,7 +44,7 @@ def mark(tree: nodes.document) -> None:
 
 
 def reads(node: nodes.Element) -> bool:
-    """Is this a glued value, or a reference to a figure?"""
+    """Tell whether this is a glued value, or a reference to a figure."""
     return "pasted-text" in node.get("classes", ()) or node.get("reftype") == "numref"
 
 

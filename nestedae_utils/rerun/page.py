@@ -26,6 +26,7 @@ from nestedae_utils.data.files import BOOK
 # What of a theme's scripts a page without a site around it does not need.
 IDLE = ("documentation_options", "doctools", "sphinx_highlight", "sphinx-book-theme")
 EXTENSIONS = "myst_nb sphinx_togglebutton sphinxcontrib.bibtex sphinx_book_theme"
+MATHJAX = "tex-svg.js"  # has its letters within
 TWIN = "**TWIN.**"
 TITLE = re.compile(r"\A(\s*# .*\n)")
 # MathJax takes half the room so; a browser unpacks it.
@@ -78,7 +79,9 @@ def prepared(notebook: dict[str, Any]) -> bool:
             elif words.startswith(TWIN):
                 twin.append(words)
     same = ["All parameters have the book’s values."]
-    marked = [f"Such a sentence is marked [{LABEL}]{{.reading}}"] if told or twin else []
+    marked = (
+        [f"Such a sentence is marked [{LABEL}]{{.reading}}"] if told or twin else []
+    )
     note = NOTE.format("\n\n".join([*(told or same), *twin[:1], *marked]))
     text = "".join(cells[0]["source"])
     cells[0]["source"] = TITLE.sub(rf"\1{note}\n", text, count=1)
@@ -116,12 +119,12 @@ def build(notebook: Path, folder: Path) -> str:
         "html_css_files": [path.name for path in (BOOK / "_static").glob("*.css")],
         "html_copy_source": False,
         "html_use_index": False,
-        "mathjax_path": "tex-svg.js",
+        "mathjax_path": MATHJAX,
         "pygments_style": "sphinx",
         "templates_path": [str(Path(__file__).parent)],
     }
     app = Sphinx(str(folder), None, str(out), str(out), "html", config, status=None)
-    app.builder.search = False
+    app.builder.search = False  # type: ignore[attr-defined]
 
     def number(*_: Any) -> None:
         # as in the book, where it is not the first chapter
@@ -150,13 +153,11 @@ def inlined(page: str, folder: Path) -> str:
     """Return a page with the files that it asks for within it."""
 
     def found(name: str) -> Path:
-        path = folder / name
-        if name.endswith("tex-svg.js"):
-            (at,) = importlib.util.find_spec(  # type: ignore[union-attr]
-                "sphinx-mathjax-offline"
-            ).submodule_search_locations
-            path = Path(at) / "static" / "mathjax" / "tex-svg.js"
-        return path
+        if not name.endswith(MATHJAX):
+            return folder / name
+        spec = importlib.util.find_spec("sphinx-mathjax-offline")
+        assert spec is not None
+        return Path(spec.origin or "").parent / "static" / "mathjax" / MATHJAX
 
     def data(path: Path) -> str:
         kind = mimetypes.guess_type(path.name)[0] or "font/woff2"
