@@ -188,6 +188,9 @@ def inlined(page: str, folder: Path) -> str:
     page = re.sub(r"<script>DOCUMENTATION_OPTIONS[^<]*</script>", "", page)
     page = re.sub(r'<link [^>]*href="([^"?]+)[^>]*>', style, page)
     page = re.sub(r'<script [^>]*src="([^"?]+)[^>]*></script>', script, page)
+    # a keyboard reaches what scrolls; docutils calls a list what has other children
+    page = page.replace("<pre>", '<pre tabindex="0">')
+    page = page.replace('<div role="list" class="citation-list">', "<div>")
     # what leads to nothing on this page is text
     places = set(re.findall(r' id="([^"]*)"', page))
     page = re.sub(
