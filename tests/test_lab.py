@@ -14,8 +14,10 @@ from conftest import ROOT
 from nbformat.v4 import new_output
 from test_browser import chromium  # noqa: F401
 
+from nestedae_utils.book import readings
+
 pytestmark = pytest.mark.slow
-CHAPTERS = {"05_bandgap_scale": "Fig. 5.1", "08_audit": "[Thota et al., 2024]"}
+CHAPTERS = {"05_bandgap_scale": "Fig. 5.1", "13_three_scales": "[Thota et al., 2024]"}
 # All cells are drawn in a window that is high enough.
 HIGH = {"width": 1100, "height": 14000}
 SEEN = """() => [...document.querySelectorAll(".jp-MarkdownCell .myst")].map((it) => {
@@ -60,12 +62,13 @@ def lab(tmp_path_factory):
 def opened(lab, chromium):  # noqa: F811
     """Return a function that opens a file and waits until it is drawn."""
     asked, context = set(), chromium.new_context(viewport=HIGH)
+    context.set_default_timeout(120_000)
 
     def opened(path, words):
         page = context.new_page()
         page.on("request", lambda one: asked.add(one.url.split("/")[2]))
         page.goto(f"{lab[0]}/tree/{path}?reset")
-        page.locator(".myst", has_text=words).first.wait_for(timeout=120_000)
+        page.locator(".myst", has_text=words).first.wait_for()
         return page
 
     yield opened
@@ -96,17 +99,25 @@ def test_values_stand_in_the_text_once_computed(lab, opened):
     notebook = nbformat.read(path, as_version=4)
     key, form = "gap_mae_val_as_made", ":.3f"
     cell = next(c for c in notebook.cells if c.source == "chapter.finish()")
+    told = {"text/markdown": "**Other settings than the book's:** `seeds` 1"}
+    settings = new_output("display_data", told, metadata={readings.SETTINGS: True})
     cell.outputs = [
+        settings,
         new_output(
             "display_data",
             {"application/papermill.record/text/plain": "0.16249"},
             metadata={"scrapbook": {"name": key}},
-        )
+        ),
     ]
     assert f"`{key}{form}`" in "".join(c.source for c in notebook.cells)
     nbformat.write(notebook, lab[1] / "notebooks" / "05_done.ipynb")
     page = opened("notebooks/05_done.ipynb", "0.162")
     assert page.locator(f".myst span[title={key}]").first.inner_text() == "0.162"
+    label = "getComputedStyle(document.querySelector({!r}), '::before').content"
+    marked = ".nestedae-reading .myst"
+    assert page.evaluate(label.format(marked)) == f'"{readings.LABEL}"'
+    # the objectives read nothing
+    assert not page.locator(marked, has_text="Objectives").count()
 
 
 def test_the_first_page_leads_to_every_chapter(opened):
