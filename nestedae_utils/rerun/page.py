@@ -27,15 +27,25 @@ from nestedae_utils.data.files import BOOK
 IDLE = ("documentation_options", "doctools", "sphinx_highlight", "sphinx-book-theme")
 EXTENSIONS = "myst_nb sphinx_togglebutton sphinxcontrib.bibtex sphinx_book_theme"
 MATHJAX = "tex-svg.js"  # has its letters within
+# large scripts, by package and folder; Sphinx need not copy them
+PACKED = {
+    MATHJAX: ("sphinx-mathjax-offline", "static/mathjax"),
+    "plotly.min.js": ("plotly", "package_data"),
+}
 TWIN = "**TWIN.**"
 TITLE = re.compile(r"\A(\s*# .*\n)")
-# MathJax takes half the room so; a browser unpacks it.
+# They take half the room so; a browser unpacks them, and draws what waited.
 UNPACK = """
 const packed = Uint8Array.from(atob("%s"), (one) => one.charCodeAt(0));
 const way = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
 const script = document.createElement("script");
 script.textContent = await new Response(way).text();
 document.head.append(script);
+for (const old of window.Plotly ? document.querySelectorAll(".live script") : []) {
+  const again = document.createElement("script");
+  again.textContent = old.textContent;
+  old.replaceWith(again);
+}
 """
 NOTE = """
 ```{{admonition}} A run, not the book’s page
@@ -153,11 +163,12 @@ def inlined(page: str, folder: Path) -> str:
     """Return a page with the files that it asks for within it."""
 
     def found(name: str) -> Path:
-        if not name.endswith(MATHJAX):
+        package, inside = PACKED.get(Path(name).name, ("", ""))
+        if not package:
             return folder / name
-        spec = importlib.util.find_spec("sphinx-mathjax-offline")
+        spec = importlib.util.find_spec(package)
         assert spec is not None
-        return Path(spec.origin or "").parent / "static" / "mathjax" / MATHJAX
+        return Path(spec.origin or "").parent / inside / Path(name).name
 
     def data(path: Path) -> str:
         kind = mimetypes.guess_type(path.name)[0] or "font/woff2"
@@ -179,7 +190,7 @@ def inlined(page: str, folder: Path) -> str:
         if any(name in tag[1] for name in IDLE):
             return ""
         content = found(tag[1]).read_bytes()
-        if len(content) > 10**6:
+        if Path(tag[1]).name in PACKED:
             packed = base64.b64encode(gzip.compress(content, mtime=0)).decode()
             return f'<script type="module">{UNPACK % packed}</script>'
         return f"<script>{content.decode()}</script>"
