@@ -118,7 +118,8 @@ check: $(STAMP) ## test the built book: its numbers, and its pages in a browser
 	$(PYTEST) --dist worksteal -m book tests $(ARGS)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
-	$(BIN)/jupyter-lab --notebook-dir=. notebooks
+	$(BIN)/jupyter-lab --notebook-dir=. \
+		--LabApp.extra_labextensions_path=_ext/lab start.ipynb
 
 reference: $(STAMP) ## run the chapters and refresh data/reference
 	@rm -rf _build/reference && mkdir -p _build/reference

@@ -2,7 +2,8 @@
 
 1. The landing page is read last, and in every build: it gathers the results
    that the chapters write while they are read.
-2. A page whose results were computed on the twin says so above its text.
+2. A page whose results were computed on the twin says so above its text, and
+   beside each sentence that reads them.
 3. Each executed cell has an address, ``page.html#cell-N`` with its execution
    count, so that a number can be linked to the cell that computed it.
 4. A page with an interactive figure loads plotly's script, of which the book
@@ -22,7 +23,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 
-from nestedae_utils.book import records
+from nestedae_utils.book import readings, records
 from nestedae_utils.book.chapter import NOTICE, results_folder
 from nestedae_utils.book.live_map import DIVISION
 
@@ -35,12 +36,21 @@ def read_index_last(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> 
     docnames[:] = [*sorted(set(docnames) - {root}), root]
 
 
+def on_the_twin(docname: str) -> bool:
+    """Tell whether the results of a page were computed on the twin."""
+    path = results_folder() / f"{docname.rpartition('/')[2]}.json"
+    return path.exists() and records.read_results(path)["data_source"] == "twin"
+
+
+def mark_its_readings(app: Sphinx, doctree: nodes.document) -> None:
+    """Label the sentences that read the paper's data on a page of the twin."""
+    if on_the_twin(app.env.docname):
+        readings.mark(doctree)
+
+
 def warn_of_the_twin(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Put a warning under the title of a page that used the twin."""
-    path = results_folder() / f"{docname.rpartition('/')[2]}.json"
-    if not path.exists():
-        return
-    if records.read_results(path)["data_source"] != "twin":
+    if not on_the_twin(docname):
         return
     title = next(iter(doctree.findall(nodes.title)), None)
     if title is None:
@@ -98,6 +108,7 @@ def setup(app: Sphinx) -> dict[str, bool | str]:
     app.connect("config-inited", launch_only_what_is_published)
     app.connect("env-before-read-docs", read_index_last)
     app.connect("doctree-read", name_the_cells)
+    app.connect("doctree-read", mark_its_readings)
     app.connect("doctree-resolved", warn_of_the_twin)
     app.connect("builder-inited", offer_plotly)
     app.connect("html-page-context", load_plotly)

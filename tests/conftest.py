@@ -4,7 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -18,6 +18,7 @@ from nbval.kernel import RunningKernel
 from nestedae_utils.data import files, tables
 from nestedae_utils.errors import DataUnavailable
 from nestedae_utils.model import kernels
+from nestedae_utils.rerun import page
 
 ROOT = Path(__file__).parents[1]
 
@@ -142,6 +143,20 @@ def tiny(
     return notebook
 
 
+# Sphinx takes seconds for each run's page: only some tests have it made.
+NO_PAGE = "from nestedae_utils.rerun import page; page.write = "
+NO_PAGE += "lambda notebook, *_: notebook.with_suffix('.html').touch(); "
+
+
+@pytest.fixture(scope="session", autouse=True)
+def write_page() -> Iterator[Callable[..., None]]:
+    """Leave out the pages of runs; return what makes them."""
+    write = page.write
+    exec(NO_PAGE, {})
+    yield write
+    page.write = write
+
+
 @pytest.fixture
 def notebooks(tmp_path: Path) -> Path:
     """Return a folder with the tiny chapter."""
@@ -156,7 +171,9 @@ def names(folder: Path) -> list[str]:
 
 def process(notebooks: Path, words: str, **settings: Any) -> subprocess.Popen:
     """Start the command on a folder of chapters, as a process of its own."""
-    code = "from nestedae_utils import cli; from pathlib import Path; import sys"
+    code = (
+        NO_PAGE + "from nestedae_utils import cli; from pathlib import Path; import sys"
+    )
     code += f"; sys.exit(cli.main(sys.argv[1:], Path({str(notebooks)!r})))"
     command, pipe = [sys.executable, "-c", code, *words.split()], subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **settings)

@@ -16,7 +16,7 @@ from docutils.utils import new_document
 from matplotlib.figure import Figure
 from test_records import record
 
-from nestedae_utils.book import chapter, claims, records
+from nestedae_utils.book import chapter, claims, readings, records
 from nestedae_utils.book.chapter import NOTICE, Chapter
 from nestedae_utils.data.tables import Tables
 from nestedae_utils.errors import DataError, ParameterError
@@ -134,6 +134,21 @@ def test_settings_of_the_book_are_the_defaults_of_its_cell(
     start, injected, always, same
 ):
     assert start(injected, always_compared=always).as_in_paper == same
+
+
+@pytest.mark.parametrize("injected", ["", "device = 'auto'", "epochs = 7\nseeds = 3"])
+def test_other_settings_than_the_books_are_told_first(start, injected, monkeypatch):
+    shown = []
+    monkeypatch.setattr(chapter, "display", lambda one, **how: shown.append((one, how)))
+    start(injected)
+    if "seeds" not in injected:
+        assert not shown
+        return
+    ((told, how),) = shown
+    assert how == {"metadata": {readings.SETTINGS: True}}
+    for words in ("`seeds` 3 (the book: 2)", "`epochs` 7 (the book: 100)"):
+        assert words in told.data
+    assert "device" not in told.data
 
 
 @EACH_NOTEBOOK
@@ -313,6 +328,30 @@ def test_the_landing_page_is_read_last_and_cells_have_addresses(companion):
     companion.name_the_cells(None, document)
     found = [node["ids"] for node in document.findall(nodes.container)]
     assert found == [["cell-1"], [], [], ["cell-12"]]
+
+
+def test_readings_are_marked_on_a_page_of_the_twin(companion, start):
+    """A glued value, a figure, what was learnt, what a comment says; no others."""
+    name = "05_bandgap_scale"
+    ran = start()
+    for source, labels in (("paper", 0), ("twin", 4)):
+        ran.source = source
+        ran.finish()
+        document = page()
+        section, learnt = document[0], nodes.section(ids=["what-was-learnt"])
+        glued = nodes.inline("", "0.1", classes=["pasted-text"])
+        figure = nodes.inline("", "Fig. 1", reftype="numref")
+        output = nodes.container("", nodes.paragraph("", "", glued.deepcopy()))
+        learnt += nodes.paragraph("", "Much.")
+        section += [nodes.paragraph("", "", glued), nodes.paragraph("", "", figure)]
+        section += [nodes.raw("", readings.READING), nodes.paragraph("", "Better.")]
+        section += [nodes.paragraph("", "How."), output, learnt]
+        where = SimpleNamespace(docname=f"notebooks/{name}")
+        companion.mark_its_readings(SimpleNamespace(env=where), document)
+        said = [one.astext() for one in document.findall(nodes.paragraph)]
+        marked = [one for one in said if one.startswith(f"{readings.LABEL} ")]
+        assert len(marked) == labels
+        assert not {"Text.", "How.", "0.1"} - set(said)
 
 
 @pytest.mark.parametrize("source", ["twin", "paper", "none", None])

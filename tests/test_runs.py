@@ -19,7 +19,7 @@ from nestedae_utils.book import parameters, records
 from nestedae_utils.data import files
 from nestedae_utils.errors import DataError, ParameterError
 from nestedae_utils.model import cache
-from nestedae_utils.rerun import comparison, engine, execution, runs
+from nestedae_utils.rerun import comparison, engine, execution, page, runs
 from nestedae_utils.rerun.execution import RunError
 
 FILES = "90_tiny.html 90_tiny.ipynb figures results.json run.json".split()
@@ -30,13 +30,15 @@ def planned(notebooks, **given):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, write_page):
     """Return (notebooks, folder of a run) that tests only read or copy."""
     folder = tmp_path_factory.mktemp("finished")
     tiny(folder / "notebooks")
     seen = []
     what = planned(folder / "notebooks", seed=3)
-    done = runs.run(what, folder / "run", report=lambda *of: seen.append(of))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "write", write_page)
+        done = runs.run(what, folder / "run", report=lambda *of: seen.append(of))
     assert not done.found
     # papermill adds the cell of the injected parameters
     assert seen == [(n, 6) for n in range(1, 7)]
@@ -64,7 +66,9 @@ def test_a_run_has_all_files_and_nothing_is_beside_it(finished):
     assert names(folder) == FILES
     assert names(folder / "figures") == ["fig-tiny.svg"]
     assert names(folder.parent) == ["notebooks", "run"]
-    assert "A tiny one" in (folder / "90_tiny.html").read_text()
+    text = (folder / "90_tiny.html").read_text()
+    assert "A tiny one<" in text
+    assert "{term}" not in text
     executed = nbformat.read(folder / "90_tiny.ipynb", as_version=4)
     assert executed.cells[2].metadata.tags == ["injected-parameters"]
     record = runs.read(folder).record
@@ -160,6 +164,27 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     with pytest.raises(RunError, match=words):
         runs.run(planned(notebooks), tmp_path / "run")
     assert names(tmp_path) == ["notebooks"]
+
+
+def test_a_page_without_room_is_one_line(notebooks, write_page):
+    path = notebooks / "90_tiny.ipynb"
+    path.with_suffix(".html").symlink_to("/dev/full")
+    with (
+        pytest.raises(OSError, match="No space left") as failed,
+        open(notebooks / "log.txt", "wb") as log,
+    ):
+        write_page(path, os.environ, log)
+    assert failed.value.filename == str(path.with_suffix(".html"))
+    assert names(notebooks) == ["90_tiny.html", "90_tiny.ipynb", "log.txt"]
+
+
+def test_a_page_that_cannot_be_made_fails_its_run(notebooks, tmp_path, write_page):
+    (notebooks / "90_tiny.ipynb").write_text("{")
+    with (
+        pytest.raises(RuntimeError, match="its page cannot be made: JSONDecodeError"),
+        open(tmp_path / "log.txt", "wb") as log,
+    ):
+        write_page(notebooks / "90_tiny.ipynb", os.environ, log)
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path):

@@ -13,7 +13,7 @@ import xml.etree.ElementTree as ET
 import pandas as pd
 import psutil
 import pytest
-from conftest import ROOT, marked, names, process, tiny
+from conftest import NO_PAGE, ROOT, marked, names, process, tiny
 from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
@@ -223,7 +223,9 @@ class Cluster:
             client.wait_for_workers(2, timeout=300)
 
     def start(self, words):
-        command = f"{sys.executable} -m distributed.cli.dask_{words}".split()
+        name, *rest = words.split()
+        code = f"{NO_PAGE}from distributed.cli.dask_{name} import main; main()"
+        command = [sys.executable, "-c", code, *rest]
         environment = os.environ | self.environment
         with open(self.folder / "log.txt", "a") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log)

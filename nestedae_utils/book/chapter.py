@@ -22,7 +22,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from myst_nb import glue
 
-from nestedae_utils.book import figures, parameters, progress, records
+from nestedae_utils.book import figures, parameters, progress, readings, records
 from nestedae_utils.book.claims import quantities
 from nestedae_utils.data.files import NOTEBOOKS, WORKPLACE
 from nestedae_utils.data.tables import Tables
@@ -71,10 +71,16 @@ class Chapter:
         self.parameters = parameters.effective(notebook, given)
         training.resolve_device(self.parameters.get("device", "cpu"))
         known = notebook.parameters
-        changed = {n for n, v in self.parameters.items() if v != known[n].default}
-        # but where it runs, and what it says of its own data
-        changed -= {"device", "data_source"}
+        changed = {
+            name: (value, known[name].default)
+            for name, value in self.parameters.items()
+            # but where it runs, and what it says of its own data
+            if value != known[name].default and name not in ("device", "data_source")
+        }
         self.as_in_paper = self.always_compared or not changed
+        if changed:
+            told = Markdown(readings.told(changed))
+            display(told, metadata={readings.SETTINGS: True})
         training.watch = progress.bar
         figures.use_style()
         # joblib replaces a worker whose memory has grown: no news for a page

@@ -20,7 +20,8 @@ from nestedae_utils.errors import DataError, DataUnavailable, nearest
 _PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = (_PACKAGE / "shipped").is_dir()
 """Was the package installed, with its data inside, and not checked out?"""
-DATA = (_PACKAGE / "shipped" if INSTALLED else _PACKAGE.parent) / "data"
+BOOK = _PACKAGE / "shipped" if INSTALLED else _PACKAGE.parent
+DATA = BOOK / "data"
 NOTEBOOKS = DATA.with_name("notebooks")
 WORKPLACE = Path.cwd() if INSTALLED else DATA.parent
 """The folder of results and runs, the checkout or where Python started."""

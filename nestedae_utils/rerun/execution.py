@@ -17,13 +17,14 @@ import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from nestedae_utils.errors import DataError
+from nestedae_utils.rerun import page
 
 TOKEN = "NESTEDAE_EXECUTION"
 LOG = "log.txt"  # what the kernel wrote past the notebook, in its folder
@@ -54,7 +55,7 @@ def execute(
     report: Report | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Execute a notebook; write it executed, and as HTML beside it.
+    """Execute a notebook; write it executed, and as a page beside it.
 
     The kernel has more variables in its ``environment`` and works in the
     folder of ``out``, which is removed if this process dies.  ``stop`` is
@@ -80,8 +81,10 @@ def execute(
         ),
     ):
         kernel = _kernel(env=variables, cwd=out.parent, stdout=log, stderr=log)
+        show = partial(page.write, out, variables, log)
         # this thread, which signals interrupt, only waits
-        work = pool.submit(_papermill, source, out, dict(parameters), kernel, report)
+        given = source, out, dict(parameters), kernel, report, show
+        work = pool.submit(_papermill, *given)
         try:
             while wait([work], timeout=0.5).not_done:
                 if stop():
@@ -112,9 +115,13 @@ def _kernel(**settings: Any) -> type:
 
 
 def _papermill(
-    source: Path, out: Path, parameters: Values, kernel: type, report: Report | None
+    source: Path,
+    out: Path,
+    parameters: Values,
+    kernel: type,
+    report: Report | None,
+    show: Callable[[], None],
 ) -> None:
-    import nbconvert
     import papermill
     from jupyter_core.utils import ensure_event_loop
     from nbclient.exceptions import DeadKernelError
@@ -148,8 +155,8 @@ def _papermill(
                 start_timeout=LONG,
                 iopub_timeout=LONG,
             )
-        page, _ = nbconvert.HTMLExporter().from_filename(str(out))
-        out.with_suffix(".html").write_text(page, encoding="utf-8")
+        number = 0
+        show()
     except BrokenPipeError:
         # whoever reads the reports has seen enough
         raise

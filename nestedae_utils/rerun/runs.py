@@ -35,7 +35,7 @@ from nestedae_utils.rerun.execution import KernelDied, RunError, one_line
 RUNS = files.WORKPLACE / "runs"  # where runs go that are given no folder
 RECORD = "run.json"
 RESULTS = "results.json"
-TOOLS = ("papermill", "ipykernel", "nbclient", "nbconvert")
+TOOLS = ("papermill", "ipykernel", "nbclient", "myst-nb", "sphinx")
 
 
 @dataclass(frozen=True, eq=False)
