@@ -1,15 +1,14 @@
 // The playground: the networks that the book trained, computed in the page.
 document.addEventListener("DOMContentLoaded", () => {
   const box = document.getElementById("play");
-  const text = document.getElementById("play-data");
-  if (!box || !text) return;
-  const data = JSON.parse(text.textContent), { devices, nets, sites } = data;
+  if (!box) return; // another page
+  const data = JSON.parse(document.getElementById("play-data").textContent);
+  const { devices, nets, sites } = data;
   const ions = Object.keys(data.ions), contacts = Object.keys(data.layers);
   const state = {}, trail = []; // shares by ion, layers by name; places on the map
   const at = (name) => box.querySelector(`[data-at="${name}"]`);
   const sum = (values) => values.reduce((total, value) => total + value, 0);
   const percent = (share) => `${Math.round(100 * share)} %`;
-
   // --- the networks: layers by replica, and the scaler of what goes in
   const KINDS = {
     linear: (x) => x, tanh: Math.tanh, relu: (x) => Math.max(0, x),
@@ -37,8 +36,8 @@ document.addEventListener("DOMContentLoaded", () => {
     const known = contacts.flatMap((name) =>
       data.layers[name].map((kind) => Number(kind === state[name])));
     const seen = [...run(nets.latents, mixed)[0], ...known];
-    return { gap: run(nets.gap, mixed).flat(), pce: run(nets.pce, seen).flat(),
-      made: run(nets.gap, mixed, nets.latents)[data.served][0],
+    const made = run(nets.gap, mixed, nets.latents)[data.served][0];
+    return { gap: run(nets.gap, mixed), pce: run(nets.pce, seen), made,
       place: run(nets.map, seen)[0] };
   };
   const nearest = (rows) => rows.fractions.map((own, row) => {
@@ -46,33 +45,32 @@ document.addEventListener("DOMContentLoaded", () => {
     const other = contacts.filter((name) => rows[name] && rows[name][row] !== state[name]);
     return { row, share, other, distance: share + other.length };
   }).sort((one, two) => one.distance - two.distance);
-
   // --- what is shown
-  const number = (name, value, digits) => {
-    at(name).value = value;
-    at(name).textContent = value.toFixed(digits);
-  };
+  const number = (name, value, digits) =>
+    Object.assign(at(name), { value, textContent: value.toFixed(digits) });
   const spread = (name, values, digits) => {
-    number(name, sum(values) / values.length, digits);
+    const { children: [band, ...ticks], dataset: { most, error } } = at(`${name}-strip`);
+    const mean = sum(values) / values.length;
+    number(name, mean, digits);
     number(`${name}-low`, Math.min(...values), digits);
     number(`${name}-high`, Math.max(...values), digits);
-    const { children, dataset } = at(`${name}-strip`); // a tick for each fold
-    values.forEach((value, i) => (children[i].style.left =
-      `${Math.min(100, 100 * value / dataset.most)}%`));
+    band.style.left = `${100 * (mean - error) / most}%`;
+    band.style.width = `${200 * error / most}%`;
+    ticks.forEach((tick, i) => (tick.style.left = `${100 * values[i] / most}%`));
   };
-  const differs = ({ share, other }) => [
-    ...(share > 0.005 ? [`${percent(share)} of a site`] : []),
-    ...other.map((name) => name.toUpperCase())].join(" and ") || "nothing";
+  const differs = ({ share, other }) => [share > 0.005 && `${percent(share)} of a site`,
+    ...other.map((name) => `the ${name.toUpperCase()}`)].filter(Boolean).join(" and ");
   const ground = ([device], [alloy]) => {
     const strange = ions.filter((ion) => state[ion] > 0.005 && !data.ions[ion].devices);
     const far = device.distance > data.near.devices || strange.length > 0;
     const guess = alloy.distance > data.near.alloys;
     box.classList.toggle("far", far || guess);
     return [far ? "Unknown ground: the efficiency is a guess." : "Known ground.",
-      `The nearest measured device differs in ${differs(device)}.`,
-      ...(strange.length ? [`No measured device holds ${strange.join(" or ")}.`] : []),
-      ...(guess ? [`The gap is a guess: the nearest computed alloy differs in ${
-        differs(alloy)}.`] : [])].join(" ");
+      device.distance < 0.005 ? "This very device was measured."
+        : `The nearest measured device differs in ${differs(device)}.`,
+      strange.length && `No measured device holds ${strange.join(" or ")}.`,
+      guess && `The gap is a guess: the nearest computed alloy differs in ${
+        differs(alloy)}.`].filter(Boolean).join(" ");
   };
   const written = (ion) => {
     const count = Number(((sites.X.includes(ion) ? 3 : 1) * state[ion]).toFixed(2));
@@ -80,10 +78,10 @@ document.addEventListener("DOMContentLoaded", () => {
   };
   const show = () => {
     const seen = predict(), around = nearest(devices), alike = nearest(data.alloys);
-    const [x, y] = seen.place, [{ row, distance }] = around;
-    spread("pce", seen.pce, 1);
-    spread("gap", seen.gap, 2);
-    const single = { made: seen.made, x, y, apart: distance, alloy: alike[0].distance };
+    const [x, y] = seen.place, [{ row, distance }] = around, [alloy] = alike;
+    spread("pce", seen.pce.flat(), 1);
+    spread("gap", seen.gap.flat(), 2);
+    const single = { made: seen.made, x, y, apart: distance, alloy: alloy.distance };
     for (const name in single) number(name, single[name], 2);
     at("formula").innerHTML = ions.map(written).join("");
     for (const ion of ions) {
@@ -96,29 +94,30 @@ document.addEventListener("DOMContentLoaded", () => {
     trail.push(`${100 * x},${-100 * y}`);
     at("trail").setAttribute("points", trail.slice(-60).join(" "));
     [...at("nearest").children].forEach((line, i) => {
-      const one = around[i], [name, ...cells] = line.children;
+      const one = around[i], [{ firstChild: button }, ...cells] = line.children;
       const known = (column) => devices[column][one.row];
-      name.firstChild.textContent = known("composition");
-      name.firstChild.dataset.row = one.row;
-      [known("etl"), known("htl"), differs(one), `${known("pce").toFixed(1)} %`,
-        known("count")].forEach((words, j) => (cells[j].textContent = words));
+      button.textContent = known("composition");
+      button.dataset.row = one.row;
+      const words = [known("etl"), known("htl"), differs(one) || "nothing",
+        `${known("pce").toFixed(1)} %`, known("count")];
+      cells.forEach((cell, j) => (cell.textContent = words[j]));
       at("lines").children[i].setAttribute("d", `M${100 * x} ${-100 * y}L${
         100 * known("x")} ${-100 * known("y")}`);
     });
     const said = at("ground").textContent = ground(around, alike);
+    const told = ["pce", "gap"].map((name) => at(name).textContent);
     clearTimeout(box.telling); // a screen reader hears it once all stands still
-    box.telling = setTimeout(() => (at("status").textContent = `Efficiency ${
-      at("pce").textContent} percent, gap ${at("gap").textContent} eV. ${said}`), 500);
+    box.telling = setTimeout(() => (at("status").textContent =
+      `PCE ${told[0]} %, gap ${told[1]} eV. ${said}`), 500);
   };
-
   // --- what is chosen
   const take = (row) => {
     ions.forEach((ion, i) => (state[ion] = devices.fractions[row][i]));
     for (const name of contacts) state[name] = devices[name][row];
   };
   const move = (ion, share) => { // the others of its site share what is left
-    const own = Object.values(sites).find((site) => site.includes(ion));
-    const others = own.filter((one) => one !== ion);
+    const others = Object.values(sites).find((own) => own.includes(ion))
+      .filter((one) => one !== ion);
     const rest = sum(others.map((one) => state[one]));
     if (!rest) state[others[0]] = 1; // the commonest
     for (const one of others) state[one] *= (1 - share) / (rest || 1);
@@ -140,8 +139,8 @@ document.addEventListener("DOMContentLoaded", () => {
     else if (dataset.at) state[dataset.at] = value;
     show();
   });
-  box.addEventListener("click", ({ target: { dataset } }) =>
-    dataset.row && (take(dataset.row), show()));
+  box.addEventListener("click", ({ target: { dataset: { row } } }) =>
+    row && (take(row), show()));
   for (const kind of ["change", "click"]) box.addEventListener(kind, () =>
     history.replaceState(null, "", `#${new URLSearchParams(state)}`));
   addEventListener("hashchange", read);
