@@ -56,7 +56,7 @@ document.addEventListener("DOMContentLoaded", () => {
     number(`${name}-high`, Math.max(...values), digits);
     band.style.left = `${100 * (mean - error) / most}%`;
     band.style.width = `${200 * error / most}%`;
-    ticks.forEach((tick, i) => (tick.style.left = `${100 * values[i] / most}%`));
+    ticks.forEach(({ style }, i) => (style.left = `${Math.min(99, 100 * values[i] / most)}%`));
   };
   const differs = ({ share, other }) => [share > 0.005 && `${percent(share)} of a site`,
     ...other.map((name) => `the ${name.toUpperCase()}`)].filter(Boolean).join(" and ");

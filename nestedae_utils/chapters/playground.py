@@ -182,10 +182,13 @@ def _net(fitted: Fitted, head: str, places: Sequence[int], scaler: Scaler) -> di
             names += [f"head {head}.{layer}" for layer in range(len(kinds) - 1)]
     parts = [fitted.parameters[f"{n}.{of}"] for n in names for of in ("weight", "bias")]
     shapes = [weight.shape[1:] for weight in parts[::2]]
-    flat = [np.concatenate([part[place].ravel() for part in parts]) for place in places]
+    flat = [
+        np.concatenate([part[place].ravel() for part in parts]).astype("<f4").tobytes()
+        for place in places
+    ]
     return {
         "layers": [[*shape, kind] for shape, kind in zip(shapes, kinds, strict=True)],
-        "replicas": [base64.b64encode(w.astype("<f4").tobytes()).decode() for w in flat],
+        "replicas": [base64.b64encode(weights).decode() for weights in flat],
         "mean": scaler.mean.ravel().tolist(),
         "deviation": scaler.deviation.ravel().tolist(),
     }
