@@ -4,6 +4,7 @@ A budget is raised by deleting elsewhere, or for a reason written down.
 """
 
 import ast
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -54,6 +55,10 @@ EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
 FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 8718, 2249, 10692
 OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300}
 CELL, SHORT, MOST = 40, 16, 0.5
+# a cell's code, behind its options
+IN_PAGE = re.compile(
+    r"^```\{code-cell\}.*\n(?:---\n(?:.*\n)*?---\n|(?::.*\n)*)((?:.*\n)*?)```$", re.M
+)
 
 
 def lines(*names, folder=PACKAGE):
@@ -77,6 +82,14 @@ def imported(source):
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     return names
+
+
+def code_of(path):
+    """Return the code of a notebook's or a page's cells."""
+    if path.suffix == ".md":
+        return "\n".join(IN_PAGE.findall(path.read_text(encoding="utf-8")))
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n".join(c.source for c in cells if c.cell_type == "code")
 
 
 def modules():
@@ -127,10 +140,10 @@ def test_no_module_imports_a_chapters_module():
 
 
 def test_a_chapters_module_serves_one_notebook():
+    """Or one page with code, such as the playground."""
     readers = {m: [] for m in modules() if room(m) == "chapters"}
-    for path in NOTEBOOKS:
-        cells = nbformat.read(path, as_version=4).cells
-        code = "\n".join(c.source for c in cells if c.cell_type == "code")
+    for path in [*NOTEBOOKS, *ROOT.glob("*.md")]:
+        code = code_of(path)
         for module in imported(code) & set(readers):
             readers[module].append(path.stem)
     assert {m for m, found in readers.items() if len(found) != 1} == set()

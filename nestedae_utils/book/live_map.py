@@ -1,4 +1,4 @@
-"""A map to point at: interactive in the book and in JupyterLab."""
+"""Figures to point at: interactive in the book and in JupyterLab."""
 
 from __future__ import annotations
 
@@ -13,19 +13,25 @@ DIVISION = "plotly-graph-div"
 """The class by which plotly marks its drawings in a page."""
 
 
-def bundle(figure: graph_objects.Figure, alt: str, caption: str) -> dict[str, object]:
-    """Return a figure for ``display(..., raw=True)``.
+def bundle(
+    figure: graph_objects.Figure,
+    alt: str,
+    caption: str,
+    name: str = "live-map",
+    height: int = 560,
+) -> dict[str, object]:
+    """Return a figure for ``display(..., raw=True)``, its height in pixels.
 
-    JupyterLab draws from the JSON. The book takes the HTML, and its pages
-    load plotly's script once, from their own files.
+    JupyterLab draws from the JSON. The book takes the HTML, an element with the
+    ``name`` as its id, and its pages load plotly's script once, from their own files.
     """
     drawing = io.to_html(
         figure,
         config={"displayModeBar": False, "responsive": True},
         include_plotlyjs=False,
         full_html=False,
-        default_height=560,
-        div_id="live-map",
+        default_height=height,
+        div_id=name,
     ).replace("Plotly.newPlot(", "window.Plotly && Plotly.newPlot(")
     return {
         "application/vnd.plotly.v1+json": figure.to_plotly_json(),

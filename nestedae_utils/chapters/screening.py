@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from plotly import graph_objects, io
+from plotly import graph_objects
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Element, Lattice, Structure
 from pymatgen.io.cif import CifWriter
@@ -186,21 +185,3 @@ def view(one: Structure, roles: Mapping[str, int], source: str) -> graph_objects
     if source == "twin":
         figure.add_annotation(text="TWIN", showarrow=False, opacity=0.3, font_size=48)
     return figure
-
-
-def live(figure: graph_objects.Figure, alt: str, caption: str) -> dict[str, object]:
-    """Return a figure for ``display(..., raw=True)``, drawn by the page's plotly."""
-    drawing = io.to_html(
-        figure,
-        config={"displayModeBar": False, "responsive": True},
-        include_plotlyjs=False,
-        full_html=False,
-        default_height=420,
-        div_id="live-cell",
-    ).replace("Plotly.newPlot(", "window.Plotly && Plotly.newPlot(")
-    return {
-        "application/vnd.plotly.v1+json": figure.to_plotly_json(),
-        "text/html": '<figure class="live">'
-        f'<div role="img" aria-label="{escape(alt)}">{drawing}</div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>",
-    }
