@@ -20,20 +20,25 @@ from nestedae_utils.model.scales import Activation, Real, Whole, fault, one_of
 from nestedae_utils.own.document import LARGEST, Document, Keys
 
 
-def _like(pattern: str, allowed: str) -> BeforeValidator:
-    def check(text: Any) -> Any:
-        printable = isinstance(text, str) and text.isprintable()
-        if not (printable and re.fullmatch(pattern, text)):
-            raise fault(f"{shown(text)} given, {allowed}")
+def _like(pattern: str, allowed: str, blank: str = "") -> BeforeValidator:
+    def check(given: Any) -> Any:
+        text = given
+        if blank and isinstance(given, str):
+            text = blank.join(given.split())
+        if not (isinstance(text, str) and re.fullmatch(pattern, text, re.DOTALL)):
+            raise fault(f"{shown(given)} given, {allowed}")
         return text
 
     return BeforeValidator(check)
 
 
 _NAME = "a name is allowed: a letter, up to 39 letters, digits, '_' or '-'."
-_TEXT = "up to 200 printable characters are allowed; put a number in quotes."
+_TEXT = "up to 200 characters are allowed; put a number in quotes."
+_FILE = "the path of a CSV table is allowed; put a number in quotes."
 Name = Annotated[str, _like(r"[^\W\d_][\w-]{0,39}", _NAME)]
-Column = Annotated[str, _like(r"(?=.*\S).{1,200}", _TEXT)]
+# each kind of blank in a header is one blank, as in `tables.read_text`
+Column = Annotated[str, _like(r".{1,200}", _TEXT, " ")]
+File = Annotated[str, _like(r"(?=.*\S)[^\0]{1,4000}", _FILE)]
 Width = Annotated[Whole, Field(ge=1, le=2000)]
 Hidden = Annotated[list[Width], Field(max_length=10)]
 
@@ -86,7 +91,7 @@ class ScaleDeclaration(_Part):
     """One scale: its table, what goes in and what comes out."""
 
     name: Name
-    table: Column  # its path, from the declaration's folder
+    table: File  # its path, from the declaration's folder
     inputs: dict[Name, Inputs] = {}
     categories: dict[Name, Column] = {}  # blocks of one column of words
     latent: Annotated[Whole, Field(ge=1, le=200)]

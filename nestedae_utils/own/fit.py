@@ -7,9 +7,11 @@ their targets there. Of the last scale the very models that were
 cross-validated are saved; their mean predicts, they differ by the spread.
 """
 
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Context, Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import r2_score
 
-from nestedae_utils.data.tables import read_text
-from nestedae_utils.errors import DataError, ParameterError, nearest, replacing
+from nestedae_utils.data.tables import numbers, read_text
+from nestedae_utils.errors import DataError, ParameterError, nearest, replacing, shown
 from nestedae_utils.model import cache, chain, files
 from nestedae_utils.model.chain import NestedAutoencoder
 from nestedae_utils.model.replicas import Replicas, Split
@@ -29,12 +31,16 @@ from nestedae_utils.study import baselines
 from nestedae_utils.study.protocol import group_folds, row_folds
 
 ENDING = ".nestedae"
-LARGEST = 1e15  # a larger number is taken for a mistake
+LARGEST = 1e150  # the square of a larger number is none
+NUMBER = r"(?a)[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?"
+WHOLE = r"^([+-]?(?:0|[1-9]\d*))\.0+$", r"\1"
+ROUNDED = Context(prec=15)
 MOST_KINDS = 200  # different words of a category
 REPORT = ("scale", "target", "model", "metric", "value", "spread", "n", "by")
 NESTED, SINGLE = "nested autoencoder", "single autoencoder"
 REGRESSORS = ("median", "ridge", "SVR, C = 10", "random forest")
 Kinds = dict[str, list[str]]
+Units = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Fitted:
     chain: NestedAutoencoder  # folds times seeds replicas
     report: pd.DataFrame  # REPORT: of held-out rows, spread over the folds
     held_out: pd.DataFrame  # scale, target, model, row, fold and both values
+    units: Units  # what the columns of each block were divided by
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write model, report and held-out rows, all or none; return their paths."""
@@ -54,17 +61,27 @@ class Fitted:
         extra = {
             "declaration": {**self.declaration.plain(), "name": title},
             "kinds": self.kinds,
+            "units": self.units,
             "report": report.where(report.notna(), None).to_dict("records"),
         }
-        ends = (ENDING, "_report.csv", "_held_out.csv")
-        folder.mkdir(parents=True, exist_ok=True)
-        # to a folder beside first, and then moved
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as beside:
-            paths = [Path(beside, f"{title}{end}") for end in ends]
-            files.save(self.chain, paths[0], extra)
-            write_table(self.report, paths[1])
-            write_table(self.held_out, paths[2])
-            return [path.replace(folder / path.name) for path in paths]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # to a folder beside first, and then moved
+            with tempfile.TemporaryDirectory(prefix=".", dir=folder) as beside:
+                paths = written(self.declaration, beside)
+                files.save(self.chain, paths[0], extra)
+                write_table(self.report, paths[1])
+                write_table(self.held_out, paths[2])
+                return [path.replace(folder / path.name) for path in paths]
+        except OSError as error:
+            words = f"{folder}: cannot be written ({error.strerror}); make room or "
+            raise DataError(f"{words}give another folder with -o.") from None
+
+
+def written(declaration: Declaration, folder: str | Path) -> list[Path]:
+    """Return the paths that `Fitted.write` writes: model, report, held-out rows."""
+    ends = (ENDING, "_report.csv", "_held_out.csv")
+    return [Path(folder, f"{declaration.title}{end}") for end in ends]
 
 
 def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
@@ -82,13 +99,22 @@ class _Table:
     frame: pd.DataFrame
     fault: Callable[[str, str], DataError]
 
+    @property
+    def rows(self) -> np.ndarray:
+        """The number of each row below the header, as in its file, (n,)."""
+        index = self.frame.index
+        known = index.is_unique and pd.api.types.is_integer_dtype(index)
+        return 1 + (index.to_numpy() if known else np.arange(len(index)))
+
     def words(self, name: str, allowed: str = "a word", right: Any = None) -> pd.Series:
         """Return the texts of a column, (n,); none is empty or not right."""
         names = [str(column) for column in self.frame.columns]
         if name not in names:
-            raise self.fault(
-                name, f"no such column in the table.{nearest(name, names)}"
-            )
+            words = f"no such column in the table.{nearest(name, names)}"
+            if len(names) == 1:
+                words += f" Its header is one field, {shown(names[0])}; separate "
+                words += "fields by commas, semicolons or tabs."
+            raise self.fault(name, words)
         if names.count(name) > 1:
             raise self.fault(name, "stands twice in the table; rename one of the two.")
         values = self.frame.iloc[:, names.index(name)]
@@ -97,7 +123,7 @@ class _Table:
         if len(wrong):
             text, more = texts.iloc[wrong[0]], len(wrong) - 1
             found = ascii(text[:40]) if text else "nothing"
-            words = f"row {wrong[0] + 1} below the header: {found} found, "
+            words = f"row {self.rows[wrong[0]]} below the header: {found} found, "
             words += f"{allowed} is allowed; correct it or leave the row out"
             words += f" ({more} further rows)." if more else "."
             raise self.fault(name, words)
@@ -105,14 +131,13 @@ class _Table:
 
     def numbers(self, name: str) -> np.ndarray:
         """Return a column of finite numbers, (n,)."""
-        number = partial(pd.to_numeric, errors="coerce")
         allowed = f"a finite number, at most {LARGEST:g} in size,"
-        words = self.words(name, allowed, lambda w: number(w).abs() <= LARGEST)
-        return number(words).to_numpy(float)
+        words = self.words(name, allowed, lambda w: numbers(w).abs() <= LARGEST)
+        return numbers(words).to_numpy()
 
     def kinds(self, name: str) -> list[str]:
-        """Return the different words of a column, in order."""
-        kinds = sorted(set(self.words(name)))
+        """Return the different words of a column, in order; 225.0 is 225."""
+        kinds = sorted(set(self.words(name).str.replace(*WHOLE, regex=True)))
         if not 2 <= len(kinds) <= MOST_KINDS:
             words = f"{len(kinds)} different words found, 2 to {MOST_KINDS} "
             raise self.fault(name, f"{words}are allowed in a category.")
@@ -124,17 +149,42 @@ class _Table:
             return np.stack([self.numbers(name) for name in raw.columns], 1)
         known = ", ".join(kinds[:10]) + (", …" if len(kinds) > 10 else "")
         allowed = f"a word known from the training ({known})"
-        words = self.words(raw.columns[0], allowed, lambda w: w.isin(kinds))
-        return (words.to_numpy()[:, None] == np.array(kinds)).astype(float)
+
+        def alike(words: pd.Series) -> pd.Series:
+            # a word as it is, or a number that is written otherwise
+            return words.where(words.isin(kinds), words.map(_value).map(same))
+
+        values = [_value(kind) for kind in kinds]
+        same = {v: k for k, v in zip(kinds, values, strict=True) if values.count(v) == 1}
+        words = self.words(raw.columns[0], allowed, lambda w: alike(w).notna())
+        return (alike(words).to_numpy()[:, None] == np.array(kinds)).astype(float)
 
     def groups(self, columns: list[str]) -> np.ndarray:
         """Return the group of each row, (n,); 1 and 1.00 are one value."""
         keys = []
         for name in columns:
-            texts = self.words(name)
-            numbers = pd.to_numeric(texts, errors="coerce")
-            keys.append(texts if numbers.isna().any() else numbers.round(8))
+            keys.append(self.words(name).map(_value))
         return pd.concat(keys, axis=1).groupby(keys).ngroup().to_numpy()
+
+
+def _value(text: str) -> str:
+    """Return what numbers of one value share, to 15 digits; a word as it is."""
+    if not re.fullmatch(NUMBER, text):
+        return text
+    # a whole number, an identifier say, has all its digits
+    number = Decimal(text)
+    whole = number == number.to_integral_value()
+    return str(int(number) if whole else ROUNDED.plus(number).normalize())
+
+
+def _unit(values: np.ndarray, exact: bool = False) -> float:
+    """Return the spread of values (n,), which they are divided by.
+
+    A power of two unless it has to be exact: nothing but their unit changes.
+    """
+    most = np.ptp(values) or np.abs(values).max() or 1.0
+    unit = 2.0 ** (np.frexp(most)[1] - 1)
+    return float((values / unit).std() * unit if exact else unit)
 
 
 def network_of(
@@ -168,15 +218,18 @@ class Task:
     """A scale's table, ready to be trained on."""
 
     name: str
-    table: dict[str, np.ndarray]
+    table: dict[str, np.ndarray]  # divided by their units
     features: np.ndarray  # (n, width), latents as the columns they stand for
     truth: dict[str, np.ndarray]  # by target (n,); of a category its number
     folds: list[Split]
     by: str
+    rows: np.ndarray  # their numbers in the file, (n,)
 
 
-def task_of(declaration: Declaration, name: str, kinds: Kinds, by: str) -> Task:
-    """Read and check a scale's table; add the kinds of its categories."""
+def task_of(
+    declaration: Declaration, name: str, kinds: Kinds, units: Units, by: str
+) -> Task:
+    """Read and check a scale's table; add kinds of categories, units of numbers."""
     path, scale = declaration.table(name), declaration.scale(name)
 
     def fault(column: str, words: str) -> DataError:
@@ -188,12 +241,20 @@ def task_of(declaration: Declaration, name: str, kinds: Kinds, by: str) -> Task:
         table = _Table(read_text(path), fault)
     except DataError as error:
         raise declaration.fault(str(error), *at, "table") from None
+    if by == "group" and not scale.group:
+        words = "none given, by which folds are to be drawn; name columns, or draw "
+        raise declaration.fault(f"{words}them as declared or by row.", *at, "group")
     blocks, targets = declaration.blocks(name), scale.targets()
+    outputs = {f"{name}.{key}": one.output for key, one in scale.predict.items()}
     arrays, truth = {}, {}
     for key, raw in {**blocks, **targets}.items():
         if raw.category and key not in kinds:
             kinds[key] = table.kinds(raw.columns[0])
         arrays[key] = values = table.array(raw, kinds.get(key, []))
+        if not raw.category and outputs.get(key, "relu") in ("linear", "relu"):
+            exact = outputs.get(key) == "relu"  # no scaler follows
+            units.setdefault(key, [_unit(column, exact) for column in values.T])
+            arrays[key] = values / units[key]
         if key in targets:
             truth[key] = values.argmax(1) if raw.category else values[:, 0]
             if len(set(truth[key])) < 2:
@@ -209,7 +270,7 @@ def task_of(declaration: Declaration, name: str, kinds: Kinds, by: str) -> Task:
     except ParameterError as error:
         words = f"scale {name!r}, {error}"
         raise declaration.fault(words, "validation", "folds") from None
-    return Task(name, arrays, features, truth, splits, drawn)
+    return Task(name, arrays, features, truth, splits, drawn, table.rows)
 
 
 def fit(
@@ -227,9 +288,10 @@ def fit(
     these are made of. A `DataError` tells in one line where a table is not
     what the declaration says.
     """
-    kinds: Kinds = {}
+    kinds, units = Kinds(), Units()
     # all tables are checked before anything is trained
-    tasks = [task_of(declaration, s.name, kinds, by) for s in declaration.scales]
+    every = (scale.name for scale in declaration.scales)
+    tasks = [task_of(declaration, name, kinds, units, by) for name in every]
     settings = declaration.training.model_dump() | {"device": device}
     seeds = settings.pop("seeds")
     train = partial(chain.fit, standardise_on="train", **settings)
@@ -248,8 +310,8 @@ def fit(
             calls[SINGLE] = partial(train, alone, task.table, replicas)
         if task is not tasks[-1]:
             rows = np.arange(len(task.features))
-            every = Replicas.cross([(rows, rows)], seeds)
-            calls["below"] = partial(train, network, task.table, every, below)
+            one = Replicas.cross([(rows, rows)], seeds)
+            calls["below"] = partial(train, network, task.table, one, below)
         for key, truth in task.truth.items() if compare else ():
             data = task.features, truth, task.folds, key in kinds
             for model in baselines.CLASSIFIERS if key in kinds else REGRESSORS:
@@ -265,14 +327,15 @@ def fit(
             for model in [name for name in (NESTED, SINGLE) if name in done]:
                 values = done[model].predict(task.table, task.name)[key]
                 mean = replicas.out_of_fold(values)
-                mean = mean.argmax(1) if key in kinds else mean[:, 0]
+                unit = units.get(key, [1.0])[0]
+                mean = mean.argmax(1) if key in kinds else mean[:, 0] * unit
                 predicted[key, model] = mean
         predicted |= {k: v for k, v in done.items() if isinstance(k, tuple)}
         for (key, model), values in predicted.items():
             held_out.append(_held_out(task, key, model, values, kinds))
             report.append(_report(held_out[-1], task.by))
     both = (pd.concat(frames, ignore_index=True) for frames in (report, held_out))
-    return Fitted(declaration, kinds, below, *both)
+    return Fitted(declaration, kinds, below, *both, units)
 
 
 def _held_out(
@@ -287,7 +350,7 @@ def _held_out(
         words = np.array(kinds[key], dtype=object)
         both = {what: words[kind.astype(int)] for what, kind in both.items()}
     named = {"scale": task.name, "target": key.partition(".")[2]}
-    where = {"row": np.arange(1, len(values) + 1), "fold": fold}
+    where = {"row": task.rows, "fold": fold}
     return pd.DataFrame({**named, "model": model, **where, **both})
 
 
@@ -304,10 +367,12 @@ def _scores(frame: pd.DataFrame) -> dict[str, float]:
     observed, predicted = frame["observed"], frame["predicted"]
     if not pd.api.types.is_numeric_dtype(observed):
         return {"accuracy": float((observed == predicted).mean())}
+    unit = _unit(observed.to_numpy())  # in which squares can be told
+    observed, predicted = observed / unit, predicted / unit
     miss = observed - predicted  # of equal values there is no R2
     r2 = r2_score(observed, predicted) if observed.nunique() > 1 else np.nan
     mae, rmse = float(miss.abs().mean()), float((miss**2).mean() ** 0.5)
-    return {"MAE": mae, "RMSE": rmse, "R2": r2}
+    return {"MAE": mae * unit, "RMSE": rmse * unit, "R2": r2}
 
 
 def predict(
@@ -337,9 +402,11 @@ def predict(
     table, predicted, kinds = _Table(frame, fault), frame.copy(), fitted.kinds
     blocks = declaration.blocks(name).items()
     arrays = {key: table.array(raw, kinds.get(key, [])) for key, raw in blocks}
+    arrays = {k: v / fitted.units.get(k, 1) for k, v in arrays.items()}
     outputs = fitted.chain.predict(arrays, name)
     for key in declaration.scale(name).targets():
-        mean, spread = outputs[key].mean(0), outputs[key].std(0)
+        values = outputs[key] * fitted.units.get(key, 1)
+        mean, spread = values.mean(0), values.std(0)
         columns = {"predicted": mean[:, 0], "spread": spread[:, 0]}
         if key in kinds:
             words = np.array(kinds[key], dtype=object)[mean.argmax(1)]
@@ -361,10 +428,13 @@ def load(path: str | Path) -> Fitted:
     try:
         declaration = from_plain(extra["declaration"], path)
         kinds = {key: list(words) for key, words in extra["kinds"].items()}
+        units = {k: [float(u) for u in us] for k, us in extra["units"].items()}
         report = pd.DataFrame(extra["report"], columns=list(REPORT))
         networks = [network_of(declaration, s.name, kinds) for s in declaration.scales]
-    except (KeyError, TypeError, AttributeError, ParameterError) as error:
+    except DataError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         words = f"not a fitted declaration ({error}); fit it anew."
         raise DataError(f"{path}: {words}") from None
     fitted = files.load(path, networks)
-    return Fitted(declaration, kinds, fitted, report, pd.DataFrame())
+    return Fitted(declaration, kinds, fitted, report, pd.DataFrame(), units)
