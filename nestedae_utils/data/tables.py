@@ -86,7 +86,7 @@ def read_text(path: str | Path) -> pd.DataFrame:
 def _decoded(path: Path) -> str:
     """Return the text of a file or a pipe."""
     if path.is_dir() or path.is_char_device():
-        raise OSError(0, "no file; the path of a CSV table is allowed")
+        raise FileNotFoundError
     content = path.read_bytes()
     for begin, what in _PACKED.items():
         if content.startswith(begin):

@@ -76,7 +76,9 @@ def measure(
         return float(1 - missed / usual)
 
     rows = np.hstack([inputs, beside])
-    rows = pd.DataFrame((rows / np.where(np.ptp(rows, 0) > 0, np.ptp(rows, 0), 1)).round(8))
+    rows = pd.DataFrame(
+        (rows / np.where(np.ptp(rows, 0) > 0, np.ptp(rows, 0), 1)).round(8)
+    )
     alike = pd.Series(target).groupby(rows.groupby(list(rows)).ngroup())
     residue, free = target - alike.transform("mean"), len(target) - alike.ngroups
     noise = np.sqrt((residue**2).sum() / free) / target.std() if free else np.nan

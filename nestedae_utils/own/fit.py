@@ -7,11 +7,10 @@ their targets there. Of the last scale the very models that were
 cross-validated are saved; their mean predicts, they differ by the spread.
 """
 
-import re
+import logging
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from decimal import Context, Decimal
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,20 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import r2_score
 
-from nestedae_utils.data.tables import numbers, read_text
-from nestedae_utils.errors import DataError, ParameterError, nearest, replacing, shown
+from nestedae_utils.data.tables import read_text
+from nestedae_utils.errors import DataError, ParameterError, nearest, replacing
 from nestedae_utils.model import cache, chain, files
 from nestedae_utils.model.chain import NestedAutoencoder
+from nestedae_utils.model.fitted import Scaler, Scalers
 from nestedae_utils.model.replicas import Replicas, Split
 from nestedae_utils.model.scales import Block, Head, Scale
-from nestedae_utils.own.declaration import Declaration, Raw, from_plain
+from nestedae_utils.own.columns import Columns, unit_of
+from nestedae_utils.own.declaration import Declaration, from_plain
 from nestedae_utils.study import baselines
 from nestedae_utils.study.protocol import group_folds, row_folds
 
+_LOG = logging.getLogger(__name__)
 ENDING = ".nestedae"
-LARGEST = 1e150  # the square of a larger number is none
-NUMBER = r"(?a)[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?"
-WHOLE = r"^([+-]?(?:0|[1-9]\d*))\.0+$", r"\1"
-ROUNDED = Context(prec=15)
-MOST_KINDS = 200  # different words of a category
 REPORT = ("scale", "target", "model", "metric", "value", "spread", "n", "by")
 NESTED, SINGLE = "nested autoencoder", "single autoencoder"
 REGRESSORS = ("median", "ridge", "SVR, C = 10", "random forest")
@@ -52,7 +49,6 @@ class Fitted:
     chain: NestedAutoencoder  # folds times seeds replicas
     report: pd.DataFrame  # REPORT: of held-out rows, spread over the folds
     held_out: pd.DataFrame  # scale, target, model, row, fold and both values
-    units: Units  # what the columns of each block were divided by
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write model, report and held-out rows, all or none; return their paths."""
@@ -61,7 +57,6 @@ class Fitted:
         extra = {
             "declaration": {**self.declaration.plain(), "name": title},
             "kinds": self.kinds,
-            "units": self.units,
             "report": report.where(report.notna(), None).to_dict("records"),
         }
         try:
@@ -92,101 +87,6 @@ def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
     return Path(path)
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A table's columns, checked; ``fault`` makes the error of one."""
-
-    frame: pd.DataFrame
-    fault: Callable[[str, str], DataError]
-
-    @property
-    def rows(self) -> np.ndarray:
-        """The number of each row below the header, as in its file, (n,)."""
-        index = self.frame.index
-        known = index.is_unique and pd.api.types.is_integer_dtype(index)
-        return 1 + (index.to_numpy() if known else np.arange(len(index)))
-
-    def words(self, name: str, allowed: str = "a word", right: Any = None) -> pd.Series:
-        """Return the texts of a column, (n,); none is empty or not right."""
-        names = [str(column) for column in self.frame.columns]
-        if name not in names:
-            words = f"no such column in the table.{nearest(name, names)}"
-            if len(names) == 1:
-                words += f" Its header is one field, {shown(names[0])}; separate "
-                words += "fields by commas, semicolons or tabs."
-            raise self.fault(name, words)
-        if names.count(name) > 1:
-            raise self.fault(name, "stands twice in the table; rename one of the two.")
-        values = self.frame.iloc[:, names.index(name)]
-        texts = values.astype(str).where(values.notna(), "").str.strip()
-        wrong = np.flatnonzero(~right(texts) if right else texts == "")
-        if len(wrong):
-            text, more = texts.iloc[wrong[0]], len(wrong) - 1
-            found = ascii(text[:40]) if text else "nothing"
-            words = f"row {self.rows[wrong[0]]} below the header: {found} found, "
-            words += f"{allowed} is allowed; correct it or leave the row out"
-            words += f" ({more} further rows)." if more else "."
-            raise self.fault(name, words)
-        return texts
-
-    def numbers(self, name: str) -> np.ndarray:
-        """Return a column of finite numbers, (n,)."""
-        allowed = f"a finite number, at most {LARGEST:g} in size,"
-        words = self.words(name, allowed, lambda w: numbers(w).abs() <= LARGEST)
-        return numbers(words).to_numpy()
-
-    def kinds(self, name: str) -> list[str]:
-        """Return the different words of a column, in order; 225.0 is 225."""
-        kinds = sorted(set(self.words(name).str.replace(*WHOLE, regex=True)))
-        if not 2 <= len(kinds) <= MOST_KINDS:
-            words = f"{len(kinds)} different words found, 2 to {MOST_KINDS} "
-            raise self.fault(name, f"{words}are allowed in a category.")
-        return kinds
-
-    def array(self, raw: Raw, kinds: list[str]) -> np.ndarray:
-        """Return a block's numbers or one-hot words, shape (n, width)."""
-        if not raw.category:
-            return np.stack([self.numbers(name) for name in raw.columns], 1)
-        known = ", ".join(kinds[:10]) + (", …" if len(kinds) > 10 else "")
-        allowed = f"a word known from the training ({known})"
-
-        def alike(words: pd.Series) -> pd.Series:
-            # a word as it is, or a number that is written otherwise
-            return words.where(words.isin(kinds), words.map(_value).map(same))
-
-        values = [_value(kind) for kind in kinds]
-        same = {v: k for k, v in zip(kinds, values, strict=True) if values.count(v) == 1}
-        words = self.words(raw.columns[0], allowed, lambda w: alike(w).notna())
-        return (alike(words).to_numpy()[:, None] == np.array(kinds)).astype(float)
-
-    def groups(self, columns: list[str]) -> np.ndarray:
-        """Return the group of each row, (n,); 1 and 1.00 are one value."""
-        keys = []
-        for name in columns:
-            keys.append(self.words(name).map(_value))
-        return pd.concat(keys, axis=1).groupby(keys).ngroup().to_numpy()
-
-
-def _value(text: str) -> str:
-    """Return what numbers of one value share, to 15 digits; a word as it is."""
-    if not re.fullmatch(NUMBER, text):
-        return text
-    # a whole number, an identifier say, has all its digits
-    number = Decimal(text)
-    whole = number == number.to_integral_value()
-    return str(int(number) if whole else ROUNDED.plus(number).normalize())
-
-
-def _unit(values: np.ndarray, exact: bool = False) -> float:
-    """Return the spread of values (n,), which they are divided by.
-
-    A power of two unless it has to be exact: nothing but their unit changes.
-    """
-    most = np.ptp(values) or np.abs(values).max() or 1.0
-    unit = 2.0 ** (np.frexp(most)[1] - 1)
-    return float((values / unit).std() * unit if exact else unit)
-
-
 def network_of(
     declaration: Declaration, name: str, kinds: Kinds, alone: bool = False
 ) -> Scale:
@@ -204,8 +104,9 @@ def network_of(
         fields = target.model_dump(include={"weight", "hidden", "dropout", "output"})
         fields["loss"] = "cross_entropy" if raw.category else target.loss
         # an output with limits cannot reach both sides of a mean of zero
-        if not raw.category and target.output == "linear":
-            fields["scaling"] = "standard"
+        scalings = {"linear": "standard", "relu": "size"}
+        if not raw.category:
+            fields["scaling"] = scalings.get(target.output, "none")
         heads.append(Head(key, len(kinds.get(key, raw.columns)), **fields))
     for block in blocks if scale.reconstruction else ():
         loss = "mae" if block.scaling == "standard" else "cross_entropy"
@@ -238,12 +139,16 @@ def task_of(
 
     at = ("scales", declaration.scales.index(scale))
     try:
-        table = _Table(read_text(path), fault)
+        table = Columns(read_text(path), fault)
     except DataError as error:
         raise declaration.fault(str(error), *at, "table") from None
     if by == "group" and not scale.group:
-        words = "none given, by which folds are to be drawn; name columns, or draw "
-        raise declaration.fault(f"{words}them as declared or by row.", *at, "group")
+        if not any(one.group for one in declaration.scales):
+            words = "none given in any scale, by which folds were to be drawn; name "
+            raise declaration.fault(
+                f"{words}its columns, or draw by row.", *at, "group"
+            )
+        _LOG.info("scale %r has no group; its folds are drawn by row.", name)
     blocks, targets = declaration.blocks(name), scale.targets()
     outputs = {f"{name}.{key}": one.output for key, one in scale.predict.items()}
     arrays, truth = {}, {}
@@ -251,9 +156,9 @@ def task_of(
         if raw.category and key not in kinds:
             kinds[key] = table.kinds(raw.columns[0])
         arrays[key] = values = table.array(raw, kinds.get(key, []))
-        if not raw.category and outputs.get(key, "relu") in ("linear", "relu"):
-            exact = outputs.get(key) == "relu"  # no scaler follows
-            units.setdefault(key, [_unit(column, exact) for column in values.T])
+        # other outputs have limits in the column's unit
+        if not raw.category and outputs.get(key, "linear") in ("linear", "relu"):
+            units.setdefault(key, [unit_of(column) for column in values.T])
             arrays[key] = values / units[key]
         if key in targets:
             truth[key] = values.argmax(1) if raw.category else values[:, 0]
@@ -335,7 +240,27 @@ def fit(
             held_out.append(_held_out(task, key, model, values, kinds))
             report.append(_report(held_out[-1], task.by))
     both = (pd.concat(frames, ignore_index=True) for frames in (report, held_out))
-    return Fitted(declaration, kinds, below, *both, units)
+    return Fitted(declaration, kinds, _undivided(below, units), *both)
+
+
+def _undivided(fitted: NestedAutoencoder, units: Units) -> NestedAutoencoder:
+    """Return a chain, fitted on columns divided by units, that takes them whole."""
+
+    def whole(scalers: Scalers) -> Scalers:
+        each = {key: np.array(units.get(key, 1.0)) for key in scalers}
+        both = {key: (one.mean, one.deviation) for key, one in scalers.items()}
+        return {k: Scaler(m * each[k], d * each[k]) for k, (m, d) in both.items()}
+
+    result = copy(fitted)
+    result.fitted = {
+        name: replace(
+            one,
+            scalers=whole(one.scalers),
+            lower_scalers={k: whole(v) for k, v in one.lower_scalers.items()},
+        )
+        for name, one in fitted.fitted.items()
+    }
+    return result
 
 
 def _held_out(
@@ -367,7 +292,7 @@ def _scores(frame: pd.DataFrame) -> dict[str, float]:
     observed, predicted = frame["observed"], frame["predicted"]
     if not pd.api.types.is_numeric_dtype(observed):
         return {"accuracy": float((observed == predicted).mean())}
-    unit = _unit(observed.to_numpy())  # in which squares can be told
+    unit = unit_of(observed.to_numpy())  # in which squares can be told
     observed, predicted = observed / unit, predicted / unit
     miss = observed - predicted  # of equal values there is no R2
     r2 = r2_score(observed, predicted) if observed.nunique() > 1 else np.nan
@@ -399,14 +324,12 @@ def predict(
 
     if frame.empty:
         raise DataError(f"{source}: no rows; there is nothing to predict.")
-    table, predicted, kinds = _Table(frame, fault), frame.copy(), fitted.kinds
+    table, predicted, kinds = Columns(frame, fault), frame.copy(), fitted.kinds
     blocks = declaration.blocks(name).items()
     arrays = {key: table.array(raw, kinds.get(key, [])) for key, raw in blocks}
-    arrays = {k: v / fitted.units.get(k, 1) for k, v in arrays.items()}
     outputs = fitted.chain.predict(arrays, name)
     for key in declaration.scale(name).targets():
-        values = outputs[key] * fitted.units.get(key, 1)
-        mean, spread = values.mean(0), values.std(0)
+        mean, spread = outputs[key].mean(0), outputs[key].std(0)
         columns = {"predicted": mean[:, 0], "spread": spread[:, 0]}
         if key in kinds:
             words = np.array(kinds[key], dtype=object)[mean.argmax(1)]
@@ -428,13 +351,10 @@ def load(path: str | Path) -> Fitted:
     try:
         declaration = from_plain(extra["declaration"], path)
         kinds = {key: list(words) for key, words in extra["kinds"].items()}
-        units = {k: [float(u) for u in us] for k, us in extra["units"].items()}
         report = pd.DataFrame(extra["report"], columns=list(REPORT))
         networks = [network_of(declaration, s.name, kinds) for s in declaration.scales]
-    except DataError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ParameterError) as error:
         words = f"not a fitted declaration ({error}); fit it anew."
         raise DataError(f"{path}: {words}") from None
     fitted = files.load(path, networks)
-    return Fitted(declaration, kinds, fitted, report, pd.DataFrame(), units)
+    return Fitted(declaration, kinds, fitted, report, pd.DataFrame())

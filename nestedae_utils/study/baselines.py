@@ -66,7 +66,7 @@ CLASSIFIERS: Mapping[str, Callable[[], BaseEstimator]] = {
 """Models of a category, given as whole numbers."""
 
 
-def unitless(values: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, ...]:
+def unitless(values: np.ndarray, seen: np.ndarray) -> tuple[Any, Any, Any]:
     """Return values (n, ...), 0 to 1 in the rows seen, their least and spread.
 
     Trees take differences below 1e-7 for none, and the last digits, in which
@@ -122,7 +122,9 @@ def held_out(
             ]
             score = "neg_mean_absolute_error"
             fitted = GridSearchCV(fitted, grid, cv=places, scoring=score)
-        fitted.fit(x[seen], y[seen])
+        # of a single row ridge regression divides 0 by 0, and takes its mean
+        with np.errstate(invalid="ignore"):
+            fitted.fit(x[seen], y[seen])
         predicted = fitted.predict_proba if likely else fitted.predict
         predicted = predicted(x[held])
         found.append(predicted @ fitted.classes_ if likely else low + scale * predicted)

@@ -136,8 +136,8 @@ def _trees(
 ) -> np.ndarray:
     seed = int(rng.integers(2**31))
     trees = BASELINES["extra trees"]().set_params(n_estimators=25, random_state=seed)
-    x, *_ = unitless(learner.features, np.arange(len(learner.features)))
-    y, *_ = unitless(np.asarray(learner.values), np.arange(len(learner.values)))
+    x = unitless(learner.features, np.arange(len(learner.features)))[0]
+    y = unitless(np.asarray(learner.values), np.arange(len(learner.values)))[0]
     return trees.fit(x[learner.arms], y).predict(x[free])
 
 
