@@ -69,12 +69,13 @@ CLASSIFIERS: Mapping[str, Callable[[], BaseEstimator]] = {
 def unitless(values: np.ndarray, seen: np.ndarray) -> tuple[Any, Any, Any]:
     """Return values (n, ...), 0 to 1 in the rows seen, their least and spread.
 
-    Trees take differences below 1e-7 for none, and the last digits, in which
-    units differ, decide between splits of equal worth: they are rounded away.
+    Trees take differences below 1e-7 for none, and what rounding does to sums
+    decides between splits of equal worth: of these numbers, whole multiples of
+    a power of two, sums are exact.
     """
     low, spread = values[seen].min(axis=0), np.ptp(values[seen], axis=0)
     spread = np.where(spread > 0, spread, 1.0)
-    return ((values - low) / spread).round(9), low, spread
+    return np.rint((values - low) / spread * 2.0**30) / 2.0**30, low, spread
 
 
 @cached
