@@ -164,6 +164,21 @@ def test_a_block_that_is_reached_on_two_ways():
     assert same.blocks("top") == same.blocks("binding")
 
 
+def test_many_columns_are_named_at_once():
+    alone, _, _ = GOOD.partition("  - name: binding")
+
+    def columns(text):
+        declared = parse(alone.replace("[radius, mass]", text))
+        return declared.blocks("gap")["gap.ions"].columns
+
+    assert columns("[radius, {fp_: 8..10}, {x: 00..01}]") == [
+        *("radius", "fp_8", "fp_9", "fp_10", "x00", "x01")
+    ]
+    assert columns('["a\u00a0 b", "c\\nd"]') == ["a b", "c d"]
+    assert len(columns(json.dumps([f"{n:060}" for n in range(2000)]))) == 2000
+    assert ", fp_: 'x' given" in told(GOOD.replace("[radius, mass]", "[{fp_: x}]"))
+
+
 def test_a_bomb_or_no_mapping_is_refused():
     levels = (f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
     assert "an anchor, alias, tag" in told(f"a0: &a0 [x]\n{''.join(levels)}")

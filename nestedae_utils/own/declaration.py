@@ -49,8 +49,25 @@ class _Part(core.Declared):
     __init__ = pydantic.BaseModel.__init__
 
 
+def _numbered(given: Any) -> Iterator[Any]:
+    """Yield the names fp_0 to fp_99 of ``{fp_: 0..99}``, or what was given."""
+    for name, span in given.items() if isinstance(given, dict) else ():
+        if not (ends := re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", str(span))):
+            raise fault(f"{shown(span)} given, numbers as 0..99 are allowed.", name)
+        first, last = ends.groups()
+        wide = len(first) if first[0] == "0" else 1
+        # more than a table may have is enough to be refused
+        for number in range(int(first), min(int(last), int(first) + 99_999) + 1):
+            yield f"{name}{number:0{wide}}"
+    if not isinstance(given, dict):
+        yield given
+
+
 class Inputs(_Part):
-    """Columns of numbers, in short a list, or the latents of a scale above."""
+    """Columns of numbers, in short a list, or the latents of a scale above.
+
+    In the list ``{fp_: 0..99}`` stands for fp_0 to fp_99.
+    """
 
     columns: list[Column] = []
     latents_of: Name | None = None  # made of the same columns as there,
@@ -58,7 +75,11 @@ class Inputs(_Part):
 
     @classmethod
     def _long(cls, given: Any) -> Any:
-        return {"columns": given} if isinstance(given, list) else given
+        given = {"columns": given} if isinstance(given, list) else given
+        columns = given.get("columns") if isinstance(given, dict) else None
+        if isinstance(columns, list):
+            given |= {"columns": list(chain.from_iterable(map(_numbered, columns)))}
+        return given
 
 
 class Target(_Part):
