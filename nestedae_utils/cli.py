@@ -5,15 +5,12 @@ was given something that is not allowed; 130 and 143, stopped by Ctrl-C or
 SIGTERM.  Errors are one line on stderr.
 """
 
-import contextlib
 import csv
 import functools
 import os
-import signal
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,74 +19,35 @@ import click
 from nestedae_utils.book import parameters
 from nestedae_utils.data.files import DATA, NOTEBOOKS
 from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.rerun.shell import Interrupted, complain, reporter, shell, tell
 
 # What makes runs loads pandas and more; each command imports what it needs.
-
-# not every system has SIGHUP
-SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP")]
-
-
-class Interrupted(BaseException):
-    """A signal asked the command to stop."""
 
 
 def main(arguments: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS) -> int:
     """Run the command on the chapters of a folder; return its exit status."""
-    settings: Any = {"standalone_mode": False, "obj": notebooks}
     try:
-        with _signals():
-            status = _nestedae.main(arguments, "nestedae", **settings)
+        with shell() as settings:
+            status = _nestedae.main(arguments, "nestedae", obj=notebooks, **settings)
             sys.stdout.flush()
             return status or 0
     except Interrupted as stopped:
         (number,) = stopped.args
-        _complain(f"stopped by {number.name}; finished runs are kept, no other.")
+        complain(f"stopped by {number.name}; finished runs are kept, no other.")
         return 128 + number
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "nestedae"
         words = error.format_message().rstrip(".")
         mark = "" if words.endswith("?") else "."
-        _complain(f"{words}{mark} See {where} --help.")
+        complain(f"{words}{mark} See {where} --help.")
         return 2
     except BrokenPipeError:
         # the reader, head for instance, has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 1
     except (ParameterError, DataError, RuntimeError, OSError) as error:
-        _complain(str(error))
+        complain(str(error))
         return 2 if isinstance(error, ParameterError) else 1
-
-
-def _complain(line: str) -> None:
-    click.echo(f"nestedae: {' '.join(line.split())}", err=True)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Turn the first signal into `Interrupted`; later ones wait."""
-
-    def stop(number: int, frame: Any) -> None:
-        for other in SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
-        raise Interrupted(signal.Signals(number))
-
-    with contextlib.ExitStack() as stack:
-        for number in SIGNALS:
-            stack.callback(signal.signal, number, signal.signal(number, stop))
-        yield
-
-
-def _reporter() -> Callable[[int, int], None]:
-    """Return what tells of each cell in a line; within it kernels draw a bar."""
-    began = time.perf_counter()
-    if sys.stderr.isatty():
-        os.environ.setdefault("NESTEDAE_PROGRESS", os.ttyname(sys.stderr.fileno()))
-
-    def report(cell: int, of: int) -> None:
-        seconds = time.perf_counter() - began
-        click.echo(f"cell {cell} of {of}, {seconds:.0f} s", err=True)
-
-    return report
 
 
 Notebook = parameters.Notebook
@@ -102,6 +60,7 @@ def _find(context: click.Context, _: click.Parameter, chapter: str) -> Notebook:
 
 _PATH = click.Path(path_type=Path)
 _chapter = click.argument("notebook", metavar="CHAPTER", callback=_find)
+_more = click.argument("more", metavar="[NAME=VALUE]...", nargs=-1)
 _force = click.option("--force", is_flag=True, help="Run anew.")
 _out = functools.partial(click.option, "-o", "out", type=_PATH)
 _FOLDS = click.Choice(["declared", "row", "group"])
@@ -149,21 +108,24 @@ def _params(notebook: Notebook) -> None:
 
 @_nestedae.command("run")
 @_chapter
+@_more
 @_given
 @_out(help="Folder of the run.")
 @_force
-def _run(notebook: Notebook, given: Texts, out: Path | None, force: bool) -> None:
+def _run(
+    notebook: Notebook, more: Texts, given: Texts, out: Path | None, force: bool
+) -> None:
     """Run CHAPTER with parameters, into a folder.
 
     The folder gets the executed notebook, the same as HTML, results.json,
     the figures, and run.json, which tells how all of it was made. The same
     arguments again find the run that is there.
     """
-    values = parameters.parse(notebook, parameters.assignments(given))
+    values = parameters.parse(notebook, parameters.assignments([*given, *more]))
     from nestedae_utils.rerun import runs
 
     what = runs.plan(notebook, values)
-    done = runs.run(what, out or what.folder, force, report=_reporter())
+    done = runs.run(what, out or what.folder, force, report=reporter())
     how = "finished in {seconds:g} s"
     if done.found:
         how = "this run is there, finished {finished}; --force runs anew."
@@ -172,7 +134,7 @@ def _run(notebook: Notebook, given: Texts, out: Path | None, force: bool) -> Non
 
 @_nestedae.command("sweep")
 @_chapter
-@click.argument("more", metavar="[NAME=VALUES]...", nargs=-1)
+@_more
 @click.option("--grid", metavar="NAME=VALUES", multiple=True, help=_AXIS)
 @_given
 @click.option("--jobs", type=click.IntRange(1, 64), help=_JOBS)
@@ -194,13 +156,12 @@ def _sweep(notebook: Notebook, given: Texts, out: Path | None, **how: Any) -> in
     axes = [*how.pop("grid"), *how.pop("more")]
     what = sweeps.grid(notebook, axes, fixed)
     folder = out or sweeps.default_folder(what)
-    tell = functools.partial(click.echo, err=True)
     outcomes = sweeps.sweep(what, folder, tell=tell, **how)
     failed = {p: line for p, line in outcomes.items() if isinstance(line, str)}
     finished = len(outcomes) - len(failed)
     click.echo(f"{runs.shown(folder)}: {finished} of {len(outcomes)} runs finished")
     for one, line in failed.items():
-        _complain(f"{one.point}: {line}")
+        complain(f"{one.point}: {line}")
     return 1 if failed else 0
 
 
@@ -231,7 +192,7 @@ def _campaign(file: Path, out: Path | None, scheduler: str | None, **how: Any) -
     folder = out or Path(f"{file.stem}-campaign")
     costs = how.pop("seconds"), how.pop("failing")
     measure = pools.instrument(named) if named else pools.Simulated(pool, *costs)
-    tell, what = functools.partial(click.echo, err=True), campaign.Settings(**how)
+    what = campaign.Settings(**how)
     table = campaign.run(pool, what, folder, measure, scheduler, tell)
     highest = f"highest {table['value'].max():g}"
     told = highest if table["value"].notna().any() else "nothing was measured"
@@ -268,12 +229,12 @@ def _verify(notebooks: Path, folder: Path) -> int:
     """
     from nestedae_utils.rerun import comparison
 
-    differences, changes = comparison.verify(folder, notebooks, _reporter())
+    differences, changes = comparison.verify(folder, notebooks, reporter())
     agree = [] if differences else [f"{folder}: all results agree"]
     for line in [*changes, *agree]:
         click.echo(line)
     for line in differences:
-        _complain(line)
+        complain(line)
     return 1 if differences else 0
 
 
@@ -298,16 +259,16 @@ def _fit(file: Path, out: Path | None, by: str, device: str, force: bool) -> Non
     training.watch = progress.bar
     declared = declaration.read_declaration(file)
     folder = out or Path(declared.title)
-    if folder.exists() and not folder.is_dir():
+    if os.path.lexists(folder) and not folder.is_dir():
         raise DataError(f"{folder}: not a folder; choose another with -o.")
-    model = folder / f"{declared.title}{fit.ENDING}"
-    if model.exists() and not force:
-        words = "a model is there; choose another folder with -o, or --force "
-        raise DataError(f"{model}: {words}replaces it.")
+    for path in filter(Path.exists, fit.written(declared, folder) if not force else ()):
+        what = "a model is there" if path.suffix == fit.ENDING else "is there already"
+        words = f"{what}; choose another folder with -o, or --force replaces it."
+        raise DataError(f"{path}: {words}")
     fitted = fit.fit(declared, by=by, device=device)
     paths = fitted.write(folder)
-    report = fitted.report.round(4).astype(object).fillna("")
-    click.echo(report.to_string(index=False))
+    report = fitted.report.astype(object).fillna("")
+    click.echo(report.to_string(index=False, float_format="{:.4g}".format))
     click.echo("\n".join(map(str, paths)))
 
 
@@ -338,7 +299,7 @@ def _predict(model: Path, table: Path, out: Path | None, scale: str) -> None:
 
     fitted = fit.load(model)
     rows = tables.read_text(table)
-    predicted = fit.predict(fitted, rows, scale, str(table))
+    predicted = fit.predict(fitted, rows, scale, str(table)).reset_index(drop=True)
     if out is None:
         click.echo(predicted.to_csv(index=False, lineterminator="\n"), nl=False)
     elif out.resolve() in (table.resolve(), model.resolve()):

@@ -211,6 +211,19 @@ def test_a_result_is_computed_once(store):
     assert calls == [3, 4, 3, 5]
 
 
+@pytest.mark.parametrize("state", ["damaged", "unwritable"])
+def test_a_result_is_computed_where_it_cannot_be_kept(state, store, recwarn):
+    calls.clear()
+    if state == "unwritable":
+        store.write_text("in the way")
+    for _ in range(2):
+        assert scaled(np.arange(3.0)).tolist() == [0, 2, 4]
+        for path in store.rglob("*.pickle"):
+            path.write_bytes(path.read_bytes()[:40])
+    assert calls == [2, 2]
+    assert not recwarn.list
+
+
 def test_a_failure_is_passed_on_and_not_kept():
     def fail():
         raise ValueError("no result")

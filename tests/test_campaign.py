@@ -293,10 +293,11 @@ def test_a_scheduler_with_workers_of_which_one_is_killed(table, tmp_path):
         while not address.exists():
             assert running[0].poll() is None, "the scheduler ended"
             time.sleep(0.1)
-        workers = [subprocess.Popen([*two, "--no-dashboard"], **quiet) for _ in "ab"]
-        running += workers
         found = json.loads(address.read_text())["address"]
         _, process = started(table, tmp_path, "--scheduler", found)
+        assert f"waiting for a worker at {found}" in process.stderr.readline()
+        workers = [subprocess.Popen([*two, "--no-dashboard"], **quiet) for _ in "ab"]
+        running += workers
         wait_for(tmp_path / "c", 4, process)
         workers[0].send_signal(signal.SIGKILL)
         _, errors = process.communicate()

@@ -112,6 +112,20 @@ def test_what_is_not_allowed_is_refused(start, injected, told):
     assert "\n" not in str(caught.value)
 
 
+def test_what_stood_there_before_the_notebook_is_no_parameter(start, monkeypatch):
+    """The names of a start-up file of IPython, unless the notebook changes them."""
+    shell = SimpleNamespace(user_ns_hidden={"DEBUG": "yes", "NTHREADS": [4]})
+    monkeypatch.setattr(chapter, "get_ipython", lambda: shell)
+    start("DEBUG = 'yes'")
+    with pytest.raises(ParameterError, match="NTHREADS: unknown parameter"):
+        start("NTHREADS = [4]")
+
+
+def test_results_may_lie_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("NESTEDAE_RESULTS", "~/results")
+    assert chapter.results_folder() == Path.home() / "results"
+
+
 def test_the_cell_can_run_again_in_a_live_session(start):
     later = "chapter = 0\nbest = 3\nsizes = [1, 2]\nnothing = None\n"
     again = start(f"{later}epochs = 20")

@@ -9,6 +9,7 @@ import time
 from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -18,7 +19,7 @@ from nestedae_utils import cli
 from nestedae_utils.book import parameters, progress
 from nestedae_utils.data import solvents
 from nestedae_utils.model import training
-from nestedae_utils.rerun import execution, runs, sweeps
+from nestedae_utils.rerun import execution, runs, shell, sweeps
 
 
 @pytest.fixture
@@ -42,7 +43,8 @@ REFUSED = [
     ("rerun 05", 2, "No such command 'rerun'. Did you mean 'run'? See"),
     ("run 05 --forse", 2, "No such option '--forse'. Did you mean '--force'?"),
     ("run", 2, "Missing argument 'CHAPTER'. See nestedae run --help."),
-    ("run 05 06", 2, "unexpected extra argument"),
+    ("run 05 06", 2, "'06' given, name=value is allowed"),
+    ("run 05 -p epochs 300", 2, "'epochs' given, name=value is allowed"),
     ("run 05 -p", 2, "requires an argument"),
     ("verify", 2, "Missing argument 'RUN'"),
     ("sweep 03 --grid seeds=1 --jobs 0", 2, "1<=x<=64"),
@@ -187,7 +189,10 @@ def test_the_entry_points_are_declared():
 
 
 def test_run_and_again(nestedae, notebooks):
-    words = "run 90 -p seed=2 -p noise=1e-1 -o x"
+    """By any name of a folder, or by a link to it, which stays."""
+    Path("x").mkdir()
+    Path("x{a}").symlink_to("x")
+    words = "run 90 -p seed=2 -p noise=1e-1 -o x{a}"
     status, out, err = nestedae(words, notebooks)
     assert status == 0
     assert out.startswith("x: finished in ")
@@ -197,9 +202,13 @@ def test_run_and_again(nestedae, notebooks):
     status, out, err = nestedae(words, notebooks)
     assert (status, err) == (0, "")
     assert out.startswith("x: this run is there, finished ")
+    assert Path("x{a}").is_symlink()
     status, out, err = nestedae("run 90 -p seed=2 -o x", notebooks)
     assert (status, out) == (1, "")
     assert "x: holds another run (with noise=0.1)" in err
+    # papermill puts values in for names in braces
+    assert nestedae("run 90 -o {seed}", notebooks)[0] == 0
+    assert Path("{seed}", "run.json").is_file()
 
 
 def test_a_run_without_a_folder_has_one_by_its_key(nestedae, notebooks):
@@ -316,18 +325,36 @@ def test_the_kernel_is_this_python_in_a_bare_environment(notebooks, tmp_path):
     (foreign / "kernel.json").write_text(json.dumps(spec))
     bare = {"JUPYTER_PATH": str(tmp_path / "jupyter"), "PYTHONPATH": str(ROOT)}
     bare["NESTEDAE_CACHE"] = str(tmp_path / "cache")
+    # what a user has set up for other work
+    start = tmp_path / "ipython" / "profile_default" / "startup" / "00.py"
+    start.parent.mkdir(parents=True)
+    start.write_text("DEBUG = True")
+    bare |= {"IPYTHONDIR": str(tmp_path / "ipython"), "MPLBACKEND": "Agg"}
+    bare |= {"PYTHONSTARTUP": str(start), "JPY_SESSION_NAME": "x"}
     words = f"run 90 -o {tmp_path / 'x'}"
     command = process(notebooks, words, env=bare, cwd=tmp_path)
     _, err = command.communicate(timeout=300)
     assert command.returncode == 0, err
     results = json.loads((tmp_path / "x" / "results.json").read_text())
     assert Path(results["python"]).samefile(sys.executable)
+    assert names(tmp_path / "x" / "figures") == ["fig-tiny.svg"]
 
 
-def test_a_reader_that_stops_reading():
-    line = f"'{sys.executable}' -m nestedae_utils list | true"
+@pytest.mark.parametrize("end", ["list | true", "list >&-", "list 2>&-", "x >&- 2>&-"])
+def test_a_reader_that_stops_reading_or_is_not_there(end):
+    line = f"'{sys.executable}' -m nestedae_utils {end}"
     done = subprocess.run(line, shell=True, capture_output=True, cwd=ROOT)
     assert b"Traceback" not in done.stderr
+    assert done.returncode == (2 if end[0] == "x" else 0)
+
+
+def test_news_that_nobody_reads_stop_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Mock(write=Mock(side_effect=BrokenPipeError)))
+    shell.tell("1 of 2: finished")
+    monkeypatch.undo()
+    monkeypatch.setenv("TERM", "dumb")
+    with shell.shell() as settings:
+        assert settings["color"] is False
 
 
 # --- sweep -----------------------------------------------------------------
@@ -384,6 +411,10 @@ def test_fit_and_predict(nestedae, declared, tmp_path, monkeypatch):
     assert (status, out) == (1, "")
     assert "a model is there" in err
     assert Path(model).read_bytes() == before
+    Path(model).unlink()
+    status, out, err = nestedae(f"fit {declared.name}")
+    assert (status, out) == (1, "")
+    assert "_report.csv: is there already; choose another folder" in err
     assert nestedae(f"fit {declared.name} --force")[0] == 0
 
     status, out, err = nestedae(f"predict {model} binding.csv")

@@ -55,8 +55,8 @@ FAULTS = {
     "choice": ("huber", "hubert", 18, "Did you mean 'huber'?"),
     "loss of a kind": ("category", "category, loss: mae", 19, "for a categ"),
     "a number as name": ("name: gap", "name: 7", 3, "7 given, a name is"),
-    "a line break": ("radius", '"a\\nb"', 6, "up to 200 printable"),
-    "a number as column": ("radius", "7", 6, "7 given, up to 200 printable"),
+    "a long column": ("radius", 201 * "a", 6, "given, up to 200 characters"),
+    "a number as column": ("radius", "7", 6, "7 given, up to 200 characters"),
     "no scale above": ("_of: gap", "_of: gaps", 14, "Did you mean 'gap'?"),
     "a cycle": ("[radius, mass]", "{latents_of: binding}", 6, "there is none"),
     "latents twice": ("[density]", "{latents_of: gap}", 15, "allowed, once"),
@@ -164,10 +164,25 @@ def test_a_block_that_is_reached_on_two_ways():
     assert same.blocks("top") == same.blocks("binding")
 
 
+def test_many_columns_are_named_at_once():
+    alone, _, _ = GOOD.partition("  - name: binding")
+
+    def columns(text):
+        declared = parse(alone.replace("[radius, mass]", text))
+        return declared.blocks("gap")["gap.ions"].columns
+
+    assert columns("[radius, {fp_: 8..10}, {x: 00..01}]") == [
+        *("radius", "fp_8", "fp_9", "fp_10", "x00", "x01")
+    ]
+    assert columns('["a\u00a0 b", "c\\nd"]') == ["a b", "c d"]
+    assert len(columns(json.dumps([f"{n:060}" for n in range(2000)]))) == 2000
+    assert ", fp_: 'x' given" in told(GOOD.replace("[radius, mass]", "[{fp_: x}]"))
+
+
 def test_a_bomb_or_no_mapping_is_refused():
     levels = (f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
     assert "an anchor, alias, tag" in told(f"a0: &a0 [x]\n{''.join(levels)}")
-    assert "more than 65536 bytes" in told("a: " + 70_000 * "x")
+    assert "more than 4194304 bytes" in told("a: " + 4_200_000 * "x")
     for deep in (60_000 * "[", 20_000 * "- ", 20_000 * "? ", 10_000 * "{a: "):
         assert "more than 8 levels" in told(deep)
     for none in ("", "# nothing\n", "- 1", "text", "3", "[]", "--- \n...\n"):
@@ -182,7 +197,7 @@ def test_files(tmp_path):
     for content, words in (
         (GOOD.encode().replace(b"Gap", b"G\xfcp"), "line 10: not text in UTF"),
         (b"\0" * 100, "line 1: not YAML"),
-        (b"a: " + 70_000 * b"x", "line 1: more than 65536 bytes"),
+        (b"a: " + 4_200_000 * b"x", "line 1: more than 4194304 bytes"),
     ):
         path.write_bytes(content)
         with pytest.raises(DataError, match=f"mine.yml, {words}"):

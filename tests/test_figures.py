@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -78,6 +79,14 @@ def test_every_kind_has_a_colour_of_its_own(colours, kinds):
     assert apart[~np.eye(len(kinds), dtype=bool)].min() > 0.2
     # colour is never the only mark
     assert len(set(figures.MARKERS)) >= len(kinds)
+
+
+def test_a_users_own_settings_do_not_reach_a_figure(monkeypatch):
+    figures.use_style()
+    expected = dict(plt.rcParams)
+    monkeypatch.setitem(plt.rcParams, "lines.linewidth", 9)
+    figures.use_style()
+    assert dict(plt.rcParams) == expected
 
 
 def test_only_the_twin_is_stamped():

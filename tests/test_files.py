@@ -1,6 +1,7 @@
 """A key becomes a verified file, or one clear line."""
 
 import json
+import subprocess
 import threading
 from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
@@ -8,9 +9,19 @@ from pathlib import Path
 
 import pooch
 import pytest
+from conftest import ROOT
 
 from nestedae_utils.data import files
 from nestedae_utils.errors import DataError, DataUnavailable
+
+
+def test_every_table_of_the_project_counts_and_no_other(tmp_path, monkeypatch):
+    listed = subprocess.check_output(["git", "ls-files", "data"], cwd=ROOT, text=True)
+    here = {Path(one).name for one in listed.split() if one.count("/") == 1}
+    counted = {path.name for path in files.tables()}
+    # what the command and the tests alone read
+    assert counted == here - {"times.csv", "steps_before.csv"}
+
 
 KEY = "folder/table.csv"
 CONTENT = b"a,b\n1,2\n3,4\n"

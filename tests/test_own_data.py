@@ -12,7 +12,8 @@ from nestedae_utils.data.tables import read_text
 from nestedae_utils.errors import DataError, ParameterError
 from nestedae_utils.model import files
 from nestedae_utils.own import fit as own
-from nestedae_utils.own.declaration import parse, read_declaration
+from nestedae_utils.own.columns import Columns
+from nestedae_utils.own.declaration import Raw, parse, read_declaration
 from nestedae_utils.study.baselines import CLASSIFIERS
 
 TEXT = """\
@@ -112,6 +113,51 @@ def test_report_is_complete_and_per_sample(kept):
             assert values == pytest.approx(expected)
 
 
+def test_nothing_but_the_unit_depends_on_the_unit(kept, folder):
+    """Of any model: inputs in m, targets in joule, one with an output of limits."""
+    units = {"radius": 1e-10, "mass": 1.66e-27, "weight": 1.66e-27, "Gap": 1.602e-19}
+    for name in ("gaps.csv", "binding.csv"):
+        table = pd.read_csv(folder / name, encoding="utf-8-sig")
+        for column in {*units, "E"} & set(table):
+            table[column] *= units.get(column, 7e17)
+        table.to_csv(folder / name, index=False)
+    found = own.fit(read_declaration(folder / "mine.yml")).report
+    expected = kept[1].report
+    target, metric = expected["target"], expected["metric"]
+    unit = target.map({"gap": 1.602e-19, "energy": 7e17}).where(
+        metric.isin(["MAE", "RMSE"]), 1.0
+    )
+    for what in ("value", "spread"):
+        near = found[what].to_numpy(float) / unit
+        np.testing.assert_allclose(near, expected[what].astype(float), 1e-3, 1e-4)
+
+
+def test_words_numbers_and_groups_of_a_column():
+    def columns(**values):
+        return Columns(pd.DataFrame(values), DataError)
+
+    table = columns(x=["True", "false", " TRUE", "\u22122.5"])
+    assert table.numbers("x").tolist() == [1, 0, 1, -2.5]
+    # whatever a program made of whole numbers is the same kind
+    assert columns(x=["62.0", "225", "62"]).kinds("x") == ["225", "62"]
+    kinds, raw = ["0.10", "225", "62", "DMSO"], Raw(["x"], True)
+    hot = columns(x=["225.0", "62", "0.1", "2.25e2", "DMSO"]).array(raw, kinds)
+    assert hot.argmax(1).tolist() == [1, 2, 0, 1, 3]
+    # not so versions, codes with zeros, and what may be two
+    for words, word in ((["1.1", "1.10"], "1.100"), (["7", "x"], "007")):
+        with pytest.raises(DataError):
+            columns(x=[word]).array(raw, words)
+    # 1 and 1.0 are one value, in two columns that are named alike or not
+    table = columns(x=["1", "1.0", "2", "1e0"], y=list("abaa"))
+    assert table.groups(["x", "y"]).tolist() == [0, 1, 2, 0]
+    thin = columns(x=[str(n * 1e-9) for n in (1, 2, 3)] + ["1.0e-9"])
+    assert thin.groups(["x"]).tolist() == [0, 1, 2, 0]
+    long = columns(
+        x=["12345678901234567891", "12345678901234567892", "0.3", str(0.1 + 0.2)]
+    )
+    assert len(set(long.groups(["x"]))) == 3
+
+
 def folds_of(fitted):
     """Return the fold of each row of the upper table."""
     rows = fitted.held_out.query("model == @own.NESTED and target == 'energy'")
@@ -129,9 +175,8 @@ def test_groups_are_never_divided(kept, folder):
     assert set(by_row.report["model"]) == {own.NESTED, own.SINGLE}
     folds = folds_of(by_row)
     assert any(len(set(folds[rows])) > 1 for rows in table.indices.values())
-    # 1 and 1.0 are one value, in two columns that are named alike or not
-    frame = pd.DataFrame({"x": ["1", "1.0", "2", "1e0"], "y": list("abaa")})
-    assert own._Table(frame, None).groups(["x", "y"]).tolist() == [0, 1, 2, 0]
+    alone = parse(TEXT[: TEXT.index("  - name: binding")], folder / "mine.yml")
+    assert "group: none given in any scale" in told(own.fit, alone, by="group")
 
 
 def test_scalers_have_seen_training_rows_only(kept):
@@ -177,7 +222,7 @@ def test_the_single_autoencoder_sees_the_same_columns(kept):
     nested = fitted.chain.scales["binding"]
     assert nested.inputs[0].latents_of == "gap"
     energy, polar = nested.predicted
-    assert (energy.scaling, polar.loss) == ("none", "cross_entropy"), "relu has a limit"
+    assert (energy.scaling, polar.loss) == ("size", "cross_entropy"), "relu has a limit"
 
 
 def test_three_scales_and_no_reconstruction(folder):
@@ -226,7 +271,8 @@ TABLES = {
     "a word": ("gaps", change(mass="heavy"), 6, "row 1 below the header: 'h"),
     "missing": ("gaps", change(mass=None), 6, "nothing found, a finite"),
     "infinite": ("gaps", change(mass="inf"), 6, "'inf' found"),
-    "huge": ("gaps", change(mass="1e300"), 6, "at most 1e+15"),
+    "huge": ("gaps", change(mass="1e300"), 6, "at most 1e+150"),
+    "one field": ("gaps", lambda f: f[["note"]], 6, "Its header is one field, 'note'"),
     "target": ("gaps", change(Gap=""), 9, "column 'Gap': row 1 below"),
     "column": ("gaps", named(mass="Mass"), 6, "Did you mean 'Mass'?"),
     "lower column": ("binding", named(radius="r"), 20, "no such column"),
@@ -272,7 +318,7 @@ def test_a_table_may_stand_anywhere_and_is_only_read(folder):
     assert fitted.held_out["row"].max() == 24
     for table in ("https://example.org/a.csv", "/dev/zero", "a\0b", "~/a"):
         text = TEXT.replace("gaps.csv", json.dumps(table))
-        with pytest.raises(DataError, match="line 4, .*(no such|printable)"):
+        with pytest.raises(DataError, match="line 4, .*(no such|path)"):
             own.fit(parse(text, folder / "mine.yml"))
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -131,6 +132,15 @@ def test_a_chapter_is_found_by_number_or_name():
         assert "05_bandgap_scale" in line
         assert len(line) < 600
     assert "mean '05_bandgap_scale'" in outcome(parameters.find, "05_band")[1]
+
+
+def test_a_copy_of_a_chapter_does_not_stand_in_for_it(tmp_path):
+    copy = parameters.find("05").path
+    for name in (copy.name, "05_a_copy.ipynb", "._05_bandgap_scale.ipynb"):
+        shutil.copy(copy, tmp_path / name)
+    assert parameters.find(copy.stem, tmp_path).name == copy.stem
+    with pytest.raises(ParameterError, match="may be 05_a_copy or 05_bandgap_scale;"):
+        parameters.find("05", tmp_path)
 
 
 @pytest.mark.parametrize("line", LINES)

@@ -2,6 +2,8 @@
 
 import os
 import pty
+import subprocess
+import sys
 import time
 
 from nestedae_utils.book.progress import bar
@@ -26,6 +28,17 @@ def test_a_terminal_shows_the_trainings_of_all_that_run(monkeypatch, capfd):
     assert " 2/4, " in drawn[1], "1.5 of both, rounded"
     assert not drawn[-1].strip(), "the line is cleared"
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_kernel_inherits_no_server_that_watches():
+    """One that a notebook's cell started has the server's variables, no server."""
+    code = "from nestedae_utils.book.progress import watched; print(watched())"
+    below = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
+    named = os.environ | {"JPY_SESSION_NAME": f"{time.time()}.ipynb"}
+    for told, words in (("True\n", code), ("False\n", below)):
+        words = [sys.executable, "-c", words]
+        done = subprocess.run(words, env=named, capture_output=True, text=True)
+        assert done.stdout == told
 
 
 def test_nothing_is_shown_to_nobody_and_no_fault_stops_a_training(monkeypatch, capfd):

@@ -143,6 +143,17 @@ def test_a_changed_source_is_another_package(room, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "PACKAGE", tmp_path / "package")
     digest = runs.package_digest.__wrapped__
     before = digest()
+    # what lies there and no chapter reads is nothing to a result
+    shutil.copytree(files.DATA, tmp_path / "data")
+    monkeypatch.setattr(files, "DATA", tmp_path / "data")
+    for place in ("data/.DS_Store", "data/mine.csv", "package/.ipynb_checkpoints/a.py"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text("(")
+    assert digest() == before
+    with open(tmp_path / "data" / "ions.csv", "a") as table:
+        table.write("\n")
+    assert digest() != before
+    before = digest()
     for name, same in (("rerun/runs", True), (room, False)):
         with open(tmp_path / "package" / f"{name}.py", "a") as source:
             source.write("# changed\n")

@@ -1,10 +1,19 @@
 """The one reader and its refusals, the twin, and the choice of a source."""
 
+import csv
+import gzip
+import io
+import os
 import re
+import tempfile
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nestedae_utils.data import files, perovskites, tables, twin
 from nestedae_utils.data.perovskites import IONS, SITES, site_fractions
@@ -72,8 +81,79 @@ def test_what_is_no_table(read, content, message, tmp_path):
 def test_texts_stand_as_in_the_file(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf a,b,b\n NA,01,\n1e3\n")
     frame = tables.read_text(tmp_path / "t.csv")
-    assert list(frame.columns) == [" a", "b", "b"]
+    assert list(frame.columns) == ["a", "b", "b"]
     assert frame.to_numpy().tolist() == [[" NA", "01", ""], ["1e3", "", ""]]
+
+
+numbers = st.one_of(st.integers(-(10**6), 10**6), st.floats(-1e9, 1e9))
+
+
+@given(
+    st.lists(st.tuples(numbers, numbers, st.sampled_from("xyz")), min_size=1),
+    st.sampled_from(",;\t|"),
+    st.sampled_from(",."),
+    st.lists(st.integers(0, 9), max_size=3),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_table_is_the_same_in_each_dialect(rows, separator, sign, empty, code):
+    """Whatever separates fields, is a decimal sign, or stands empty between."""
+    # what "1,234" is, another number of the table tells
+    rows = [["0.5", "7", "x"], *([str(a), str(b), c] for a, b, c in rows)]
+    lines = [["a  b", "c\u00a0\nd, e;f", "g"]]
+    lines += [[text.replace(".", sign) for text in row] for row in rows]
+    for place in sorted(empty, reverse=True):
+        lines.insert(1 + place, ["", "", ""])
+    kept = [n for n, line in enumerate(lines[1:]) if any(line)]
+    file = io.StringIO()
+    csv.writer(file, delimiter=separator).writerows(lines)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "t.csv")
+        path.write_bytes(file.getvalue().encode(code))
+        frame = tables.read_text(path)
+    assert list(frame.columns) == ["a b", "c d, e;f", "g"]
+    assert frame.to_numpy().tolist() == rows
+    assert list(frame.index) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "told"),
+    [
+        # quoted thousands, as spreadsheets write them
+        (
+            'a,b\n"1,234",1.5\n"12,345",2\n',
+            [["1234", "1.5"], ["12345", "2"]],
+            "commas di",
+        ),
+        ("a;b\n1.234;1,5\n", [["1234", "1.5"]], "semicolons; the decimal sign is a co"),
+        # it may be either, and stays
+        ("a;b\n1,234;x\n", [["1,234", "x"]], "separated by semicolons."),
+        # words with commas and semicolons are words
+        ('a,b\n"Cs;MA","1,5 x"\n', [["Cs;MA", "1,5 x"]], ""),
+        ("a,nm;b,nm\n1,5;2,5\n", [["1.5", "2.5"]], "semicolons"),
+        # more separators at the end of each line
+        ("a,b,,\n1,2,,\n3,4,,,,\n,,,\n", [["1", "2"], ["3", "4"]], "1 lines without"),
+    ],
+)
+def test_what_was_read_is_told(text, rows, told, tmp_path, caplog):
+    (tmp_path / "t.csv").write_text(text)
+    with caplog.at_level("INFO"):
+        assert tables.read_text(tmp_path / "t.csv").to_numpy().tolist() == rows
+    assert len(caplog.messages) == bool(told)
+    assert told in "".join(caplog.messages)
+
+
+def test_a_pipe_is_read_and_what_is_no_text_is_named(tmp_path):
+    end, begin = os.pipe()
+    os.write(begin, b"a,b\n1,2\n")
+    os.close(begin)
+    assert tables.read_text(f"/dev/fd/{end}").to_numpy().tolist() == [["1", "2"]]
+    os.close(end)
+    with zipfile.ZipFile(tmp_path / "t.xlsx", "w") as file:
+        file.writestr("xl/workbook.xml", "x")
+    assert "spreadsheet" in fault(tables.read_text, tmp_path / "t.xlsx")
+    (tmp_path / "t.gz").write_bytes(gzip.compress(b"a,b\n1,2\n"))
+    assert "compressed" in fault(tables.read_text, tmp_path / "t.gz")
 
 
 SITE = "Perovskite_composition_b_ions"

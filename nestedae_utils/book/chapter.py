@@ -41,7 +41,8 @@ GLUED = {"": "value", "_low": "low", "_high": "high"}
 
 def results_folder() -> Path:
     """Return where results go: ``NESTEDAE_RESULTS``, or ``results/``."""
-    return Path(os.environ.get("NESTEDAE_RESULTS") or WORKPLACE / "results")
+    path = os.environ.get("NESTEDAE_RESULTS") or WORKPLACE / "results"
+    return Path(path).expanduser()
 
 
 @dataclass
@@ -67,7 +68,12 @@ class Chapter:
         self._start, self._tally = time.perf_counter(), training.tally.copy()
         self._trained = len(training.trained)
         notebook = parameters.find(self.name, self.notebooks)
-        given = parameters.injected(notebook, self.namespace)
+        # what a start-up file of IPython defines stood there before the notebook
+        before = getattr(get_ipython(), "user_ns_hidden", {})
+        given = parameters.injected(
+            notebook,
+            {n: v for n, v in self.namespace.items() if v is not before.get(n, self)},
+        )
         self.parameters = parameters.effective(notebook, given)
         training.resolve_device(self.parameters.get("device", "cpu"))
         known = notebook.parameters

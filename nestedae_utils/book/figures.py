@@ -1,6 +1,7 @@
 """Figures in one style: colours by entity, and what two chapters share."""
 
 import itertools
+import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -33,8 +34,15 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def use_style() -> None:
-    """Use the book's style from here on, with vector figures in notebooks."""
+    """Use the book's style from here on, with vector figures in notebooks.
+
+    Nothing of a user's own settings of matplotlib is left.
+    """
+    plt.rcdefaults()
     plt.style.use(STYLE)
+    known = re.search("inline|ipympl|nbagg", plt.get_backend())
+    if hasattr(get_ipython(), "kernel") and not known:
+        get_ipython().run_line_magic("matplotlib", "inline")
     # elsewhere set_matplotlib_formats would start an IPython of its own
     if get_ipython() is not None:
         set_matplotlib_formats("svg")

@@ -152,15 +152,20 @@ class Notebook:
 
 def chapters(folder: Path = NOTEBOOKS) -> list[str]:
     """Return the names of all chapters, in order."""
-    return sorted(path.stem for path in folder.glob("*.ipynb"))
+    return sorted(path.stem for path in folder.glob("[!.]*.ipynb"))
 
 
 def find(chapter: str, folder: Path = NOTEBOOKS) -> Notebook:
     """Return the notebook of a chapter, by its number or its name."""
-    known = chapters(folder)
-    for name in known:
-        if chapter == name or chapter.zfill(2) == name.partition("_")[0]:
-            return read(folder / f"{name}.ipynb")
+    known, number = chapters(folder), chapter.zfill(2)
+    meant = [n for n in known if chapter == n] or [
+        n for n in known if number == n.partition("_")[0]
+    ]
+    if len(meant) == 1:
+        return read(folder / f"{meant[0]}.ipynb")
+    if meant:
+        words = f"{shown(chapter)} given, which may be {' or '.join(meant)}; name one."
+        raise ParameterError(f"chapter: {words}")
     raise ParameterError(
         f"chapter: {shown(chapter)} given, one of {', '.join(known)} "
         f"or its number is allowed.{nearest(chapter, known)}"

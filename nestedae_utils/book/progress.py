@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 from tqdm import auto, std
 
 LOOK = "{desc}{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}, {remaining} left"
@@ -46,7 +47,7 @@ def bar(name: str, total: float) -> Iterator[Callable[..., None]]:
 
 def _line() -> Any:
     look = {"total": 0, "leave": False, "bar_format": LOOK, "miniters": 0}
-    if not (path := os.environ.get("NESTEDAE_PROGRESS")):
+    if not (path := os.path.expanduser(os.environ.get("NESTEDAE_PROGRESS", ""))):
         return auto.tqdm(disable=not watched(), delay=0.2, **look)
     # a terminal draws a line again and again, a log gets one now and then
     pause = 0.2 if (terminal := Path(path).is_char_device()) else 30.0
@@ -65,9 +66,12 @@ def _line() -> Any:
 def watched() -> bool:
     """Tell whether a person watches: a terminal, or a Jupyter server.
 
-    Books, nbval and papermill start kernels without the server; neither do
-    worker processes show a bar.
+    Books, nbval and papermill start kernels without the server, though perhaps
+    from a notebook, whose name they inherit; neither do workers show a bar.
     """
     if multiprocessing.parent_process() is not None:
         return False
-    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+    name, above = os.environ.get("JPY_SESSION_NAME"), dict[str, str]()
+    with contextlib.suppress(psutil.Error, OSError):
+        above = psutil.Process(os.getppid()).environ()
+    return sys.stderr.isatty() or name != above.get("JPY_SESSION_NAME")

@@ -9,6 +9,7 @@ then at its URL; wherever from, size and sha256 are those of the registry.
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,12 @@ CACHE_VARIABLE = "NESTEDAE_CACHE"
 MIRROR_VARIABLE = "NESTEDAE_DATA_MIRROR"
 
 
+_TABLES = "benchmark columns element_bins elements funnel gpu gpu_agreement ions"
+_TABLES = rf"({_TABLES} quantities turned".replace(" ", "|") + (
+    r"|(claims|places)(_\w+)?)\.csv|registry\.json|solvent_binding\.yml"
+)
+
+
 @dataclass(frozen=True)
 class Entry:
     """A public file: where it is, what it must be, and whom to cite."""
@@ -41,6 +48,11 @@ class Entry:
     citation: str
     rows: int
     columns: int
+
+
+def tables() -> list[Path]:
+    """Return the tables of ``data/`` that chapters read, and nothing else there."""
+    return [path for path in DATA.iterdir() if re.fullmatch(_TABLES, path.name)]
 
 
 def registry() -> dict[str, Entry]:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib.metadata
 import os
+import pickle
 import platform
 import threading
 import zipfile
@@ -49,7 +50,8 @@ def sources(module: str) -> list[Path]:
     """
     every = {
         ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
-        for path in PACKAGE.rglob("*.py")
+        for path in PACKAGE.rglob("[!.]*.py")
+        if ".ipynb_checkpoints" not in path.parts
     }
     ahead, used = [module], set() if module in every else set(every)
     while ahead:
@@ -130,23 +132,24 @@ def store(key: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def cached(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Keep the results of a pure function on disk (joblib)."""
+    """Keep the results of a pure function on disk, where that can be written."""
 
     @functools.wraps(function)
     def call(*args: Any, **settings: Any) -> Result:
-        path = folder() / "results" / source_digest(function.__module__)
-        kept = joblib.Memory(path, verbose=0).cache(_run, ignore=["what"])
         name = f"{function.__module__}.{function.__qualname__}"
-        key = fingerprint([args, settings])
-        return kept(name, key, (function, args, settings))
+        path = folder() / "results" / source_digest(function.__module__)
+        path = path / f"{fingerprint([name, args, settings])}.pickle"
+        # as `load`; what is damaged may be anything
+        with contextlib.suppress(Exception), open(path, "rb") as file:
+            return pickle.load(file)
+        result = function(*args, **settings)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as beside:
+                beside.write_bytes(pickle.dumps(result))
+        return result
 
     return call
-
-
-def _run(name: str, key: str, what: tuple) -> Any:
-    """Compute a result; only ``name`` and ``key`` tell it from others."""
-    function, args, settings = what
-    return function(*args, **settings)
 
 
 def together(*calls: Callable[[], Result]) -> list[Result]:

@@ -88,8 +88,11 @@ class NestedAutoencoder:
         below, scalers, scaled = self._with(lower), {}, {}
         for block in scale.blocks.values():
             values = below._raw(block, table).detach()
-            if block.scaling == "standard":
-                scalers[block.name] = Scaler.fit(values.numpy(), rows)
+            if block.scaling != "none":
+                scaler = Scaler.fit(values.numpy(), rows)
+                if block.scaling == "size":
+                    scaler = replace(scaler, mean=np.zeros_like(scaler.mean))
+                scalers[block.name] = scaler
                 values = scalers[block.name].scale(values)
             scaled[block.name] = values
         by_head = {

@@ -132,7 +132,7 @@ def _fitted(scale: Scale, arrays: Arrays) -> Fitted:
         k: (count, *shape) for k, shape in parameter_shapes(scale).items()
     }
     for part in scale.blocks.values():
-        if part.scaling == "standard":
+        if part.scaling != "none":
             scaler = scalers[""][part.name]
             for shape in (scaler.mean.shape, scaler.deviation.shape):
                 whole &= shape in ((1, 1, part.width), (count, 1, part.width))

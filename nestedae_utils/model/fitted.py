@@ -32,8 +32,9 @@ class Scaler:
             parts = [one[r] for one, r in zip(wide, rows, strict=True)]
         mean = np.stack([part.mean(0, keepdims=True) for part in parts])
         deviation = np.stack([part.std(0, keepdims=True) for part in parts])
-        # rounding leaves a constant column a deviation of about 1e-16
-        constant = deviation <= 1e-12 * np.maximum(1, np.abs(mean))
+        # rounding leaves a constant column a deviation of about 1e-16 of its size
+        size = np.stack([np.abs(part).max(0, keepdims=True) for part in parts])
+        constant = deviation <= 1e-12 * size
         return cls(mean, np.where(constant, 1.0, deviation))
 
     def scale(self, values: Tensor) -> Tensor:

@@ -140,7 +140,7 @@ Activation = Annotated[str, one_of(REGISTRIES["activation"])]
 Loss = Annotated[str, one_of(REGISTRIES["loss"])]
 Net = Annotated[str, one_of(REGISTRIES["net"])]
 Code = Annotated[str, one_of(REGISTRIES["code"])]
-Scaling = Annotated[str, one_of(("standard", "none"))]
+Scaling = Annotated[str, one_of(("standard", "size", "none"))]
 LowerScaler = Annotated[str, one_of(("carried", "refitted"))]
 Penalised = Annotated[str, one_of(("encoder", "all"))]
 Initialisation = Annotated[str, one_of(("xavier_normal", "xavier_uniform"))]
@@ -150,7 +150,8 @@ class Block(Declared):
     """A named group of input columns, or the latents of an earlier scale.
 
     ``name`` is its key in the table, a mapping of arrays; ``scaling`` is
-    ``"standard"`` or, for one-hot columns, ``"none"``.  Of latents
+    ``"standard"``, ``"size"`` (divided by the deviation, zero stays zero) or, for
+    one-hot columns, ``"none"``.  Of latents
     (``latents_of``): are the earlier scale's inputs standardised with the
     statistics it was trained with (``"carried"``) or anew with this scale's
     table (``"refitted"``, which is what the paper did)?
@@ -242,7 +243,7 @@ class Scale(Declared):
                 words = f"{head.width} given, but what head {head.name!r} "
                 words += f"reconstructs has {width} columns."
                 raise fault(words, "heads", place, "width")
-            standard = any(block.scaling == "standard" for block in rebuilt)
+            standard = any(block.scaling != "none" for block in rebuilt)
             if head.loss == "cross_entropy" and standard:
                 words = "'cross_entropy' given, but what it reconstructs is "
                 words += "standardised; give one-hot blocks the scaling 'none'."

@@ -20,7 +20,7 @@ from nestedae_utils.model import chain
 from nestedae_utils.model.chain import NestedAutoencoder
 from nestedae_utils.model.replicas import Replicas, Split
 from nestedae_utils.own.declaration import Declaration
-from nestedae_utils.own.fit import Kinds, network_of, task_of
+from nestedae_utils.own.fit import Kinds, Units, network_of, task_of
 
 FEATURES = ("advantage",)  # what the rule sees
 SURE = 0.8  # chance from which a sign is called likely
@@ -75,7 +75,10 @@ def measure(
             usual += np.abs(np.median(y) - target[held]).sum()
         return float(1 - missed / usual)
 
-    rows = pd.DataFrame(np.hstack([inputs, beside]).round(8))
+    rows = np.hstack([inputs, beside])
+    rows = pd.DataFrame(
+        (rows / np.where(np.ptp(rows, 0) > 0, np.ptp(rows, 0), 1)).round(8)
+    )
     alike = pd.Series(target).groupby(rows.groupby(list(rows)).ngroup())
     residue, free = target - alike.transform("mean"), len(target) - alike.ngroups
     noise = np.sqrt((residue**2).sum() / free) / target.std() if free else np.nan
@@ -147,8 +150,9 @@ def advise(
     if not any(scale.latents() for scale in declaration.scales):
         words = "no scale takes latents; there is nothing to nest."
         raise declaration.fault(words, "scales")
-    rule, kinds, scales = rule or Rule.known(), Kinds(), declaration.scales
-    tasks = {one.name: task_of(declaration, one.name, kinds, "") for one in scales}
+    rule, scales = rule or Rule.known(), declaration.scales
+    both = kinds, units = Kinds(), Units()
+    tasks = {one.name: task_of(declaration, one.name, *both, "") for one in scales}
     settings = declaration.training.model_dump(exclude={"seeds"})
     settings |= {"device": device, "standardise_on": "train"}
     below: NestedAutoencoder | None = None
@@ -179,7 +183,7 @@ def advise(
             below = chain.fit(network, task.table, replicas, below, **settings)
             predicted = below.predict(task.table, scale.name)
             held = {key: replicas.out_of_fold(predicted[key]) for key in numbers}
-            scores = [r2_score(task.truth[key], held[key]) for key in numbers]
+            scores = [r2_score(task.table[key], held[key]) for key in numbers]
             # a scale that is taught no number has nothing to show
             r2[scale.name] = float(np.mean(scores)) if scores else 0.0
     if not lines:

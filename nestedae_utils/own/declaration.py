@@ -20,20 +20,25 @@ from nestedae_utils.model.scales import Activation, Real, Whole, fault, one_of
 from nestedae_utils.own.document import LARGEST, Document, Keys
 
 
-def _like(pattern: str, allowed: str) -> BeforeValidator:
-    def check(text: Any) -> Any:
-        printable = isinstance(text, str) and text.isprintable()
-        if not (printable and re.fullmatch(pattern, text)):
-            raise fault(f"{shown(text)} given, {allowed}")
+def _like(pattern: str, allowed: str, blank: str = "") -> BeforeValidator:
+    def check(given: Any) -> Any:
+        text = given
+        if blank and isinstance(given, str):
+            text = blank.join(given.split())
+        if not (isinstance(text, str) and re.fullmatch(pattern, text, re.DOTALL)):
+            raise fault(f"{shown(given)} given, {allowed}")
         return text
 
     return BeforeValidator(check)
 
 
 _NAME = "a name is allowed: a letter, up to 39 letters, digits, '_' or '-'."
-_TEXT = "up to 200 printable characters are allowed; put a number in quotes."
+_TEXT = "up to 200 characters are allowed; put a number in quotes."
+_FILE = "the path of a CSV table is allowed; put a number in quotes."
 Name = Annotated[str, _like(r"[^\W\d_][\w-]{0,39}", _NAME)]
-Column = Annotated[str, _like(r"(?=.*\S).{1,200}", _TEXT)]
+# each kind of blank in a header is one blank, as in `tables.read_text`
+Column = Annotated[str, _like(r".{1,200}", _TEXT, " ")]
+File = Annotated[str, _like(r"(?=.*\S)[^\0]{1,4000}", _FILE)]
 Width = Annotated[Whole, Field(ge=1, le=2000)]
 Hidden = Annotated[list[Width], Field(max_length=10)]
 
@@ -44,8 +49,25 @@ class _Part(core.Declared):
     __init__ = pydantic.BaseModel.__init__
 
 
+def _numbered(given: Any) -> Iterator[Any]:
+    """Yield the names fp_0 to fp_99 of ``{fp_: 0..99}``, or what was given."""
+    for name, span in given.items() if isinstance(given, dict) else ():
+        if not (ends := re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", str(span))):
+            raise fault(f"{shown(span)} given, numbers as 0..99 are allowed.", name)
+        first, last = ends.groups()
+        wide = len(first) if first[0] == "0" else 1
+        # more than a table may have is enough to be refused
+        for number in range(int(first), min(int(last), int(first) + 99_999) + 1):
+            yield f"{name}{number:0{wide}}"
+    if not isinstance(given, dict):
+        yield given
+
+
 class Inputs(_Part):
-    """Columns of numbers, in short a list, or the latents of a scale above."""
+    """Columns of numbers, in short a list, or the latents of a scale above.
+
+    In the list ``{fp_: 0..99}`` stands for fp_0 to fp_99.
+    """
 
     columns: list[Column] = []
     latents_of: Name | None = None  # made of the same columns as there,
@@ -53,7 +75,11 @@ class Inputs(_Part):
 
     @classmethod
     def _long(cls, given: Any) -> Any:
-        return {"columns": given} if isinstance(given, list) else given
+        given = {"columns": given} if isinstance(given, list) else given
+        columns = given.get("columns") if isinstance(given, dict) else None
+        if isinstance(columns, list):
+            given |= {"columns": list(chain.from_iterable(map(_numbered, columns)))}
+        return given
 
 
 class Target(_Part):
@@ -86,7 +112,7 @@ class ScaleDeclaration(_Part):
     """One scale: its table, what goes in and what comes out."""
 
     name: Name
-    table: Column  # its path, from the declaration's folder
+    table: File  # its path, from the declaration's folder
     inputs: dict[Name, Inputs] = {}
     categories: dict[Name, Column] = {}  # blocks of one column of words
     latent: Annotated[Whole, Field(ge=1, le=200)]

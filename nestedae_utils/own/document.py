@@ -9,7 +9,7 @@ from ruamel.yaml import YAML, YAMLError, events
 
 from nestedae_utils.errors import DataError, shown
 
-LARGEST = 64 * 1024  # bytes of a file; a larger one is no declaration
+LARGEST = 4 * 1024**2  # bytes of a file; a larger one is no declaration
 DEEPEST = 8  # levels of its lists and mappings
 Keys = tuple[str | int, ...]
 

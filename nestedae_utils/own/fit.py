@@ -7,9 +7,10 @@ their targets there. Of the last scale the very models that were
 cross-validated are saved; their mean predicts, they differ by the spread.
 """
 
+import logging
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,21 @@ from nestedae_utils.data.tables import read_text
 from nestedae_utils.errors import DataError, ParameterError, nearest, replacing
 from nestedae_utils.model import cache, chain, files
 from nestedae_utils.model.chain import NestedAutoencoder
+from nestedae_utils.model.fitted import Scaler, Scalers
 from nestedae_utils.model.replicas import Replicas, Split
 from nestedae_utils.model.scales import Block, Head, Scale
-from nestedae_utils.own.declaration import Declaration, Raw, from_plain
+from nestedae_utils.own.columns import Columns, unit_of
+from nestedae_utils.own.declaration import Declaration, from_plain
 from nestedae_utils.study import baselines
 from nestedae_utils.study.protocol import group_folds, row_folds
 
+_LOG = logging.getLogger(__name__)
 ENDING = ".nestedae"
-LARGEST = 1e15  # a larger number is taken for a mistake
-MOST_KINDS = 200  # different words of a category
 REPORT = ("scale", "target", "model", "metric", "value", "spread", "n", "by")
 NESTED, SINGLE = "nested autoencoder", "single autoencoder"
 REGRESSORS = ("median", "ridge", "SVR, C = 10", "random forest")
 Kinds = dict[str, list[str]]
+Units = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,24 @@ class Fitted:
             "kinds": self.kinds,
             "report": report.where(report.notna(), None).to_dict("records"),
         }
-        ends = (ENDING, "_report.csv", "_held_out.csv")
-        folder.mkdir(parents=True, exist_ok=True)
-        # to a folder beside first, and then moved
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as beside:
-            paths = [Path(beside, f"{title}{end}") for end in ends]
-            files.save(self.chain, paths[0], extra)
-            write_table(self.report, paths[1])
-            write_table(self.held_out, paths[2])
-            return [path.replace(folder / path.name) for path in paths]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # to a folder beside first, and then moved
+            with tempfile.TemporaryDirectory(prefix=".", dir=folder) as beside:
+                paths = written(self.declaration, beside)
+                files.save(self.chain, paths[0], extra)
+                write_table(self.report, paths[1])
+                write_table(self.held_out, paths[2])
+                return [path.replace(folder / path.name) for path in paths]
+        except OSError as error:
+            words = f"{folder}: cannot be written ({error.strerror}); make room or "
+            raise DataError(f"{words}give another folder with -o.") from None
+
+
+def written(declaration: Declaration, folder: str | Path) -> list[Path]:
+    """Return the paths that `Fitted.write` writes: model, report, held-out rows."""
+    ends = (ENDING, "_report.csv", "_held_out.csv")
+    return [Path(folder, f"{declaration.title}{end}") for end in ends]
 
 
 def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
@@ -73,68 +85,6 @@ def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
     with replacing(Path(path)) as beside:
         frame.to_csv(beside, index=index, lineterminator="\n")
     return Path(path)
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A table's columns, checked; ``fault`` makes the error of one."""
-
-    frame: pd.DataFrame
-    fault: Callable[[str, str], DataError]
-
-    def words(self, name: str, allowed: str = "a word", right: Any = None) -> pd.Series:
-        """Return the texts of a column, (n,); none is empty or not right."""
-        names = [str(column) for column in self.frame.columns]
-        if name not in names:
-            raise self.fault(
-                name, f"no such column in the table.{nearest(name, names)}"
-            )
-        if names.count(name) > 1:
-            raise self.fault(name, "stands twice in the table; rename one of the two.")
-        values = self.frame.iloc[:, names.index(name)]
-        texts = values.astype(str).where(values.notna(), "").str.strip()
-        wrong = np.flatnonzero(~right(texts) if right else texts == "")
-        if len(wrong):
-            text, more = texts.iloc[wrong[0]], len(wrong) - 1
-            found = ascii(text[:40]) if text else "nothing"
-            words = f"row {wrong[0] + 1} below the header: {found} found, "
-            words += f"{allowed} is allowed; correct it or leave the row out"
-            words += f" ({more} further rows)." if more else "."
-            raise self.fault(name, words)
-        return texts
-
-    def numbers(self, name: str) -> np.ndarray:
-        """Return a column of finite numbers, (n,)."""
-        number = partial(pd.to_numeric, errors="coerce")
-        allowed = f"a finite number, at most {LARGEST:g} in size,"
-        words = self.words(name, allowed, lambda w: number(w).abs() <= LARGEST)
-        return number(words).to_numpy(float)
-
-    def kinds(self, name: str) -> list[str]:
-        """Return the different words of a column, in order."""
-        kinds = sorted(set(self.words(name)))
-        if not 2 <= len(kinds) <= MOST_KINDS:
-            words = f"{len(kinds)} different words found, 2 to {MOST_KINDS} "
-            raise self.fault(name, f"{words}are allowed in a category.")
-        return kinds
-
-    def array(self, raw: Raw, kinds: list[str]) -> np.ndarray:
-        """Return a block's numbers or one-hot words, shape (n, width)."""
-        if not raw.category:
-            return np.stack([self.numbers(name) for name in raw.columns], 1)
-        known = ", ".join(kinds[:10]) + (", …" if len(kinds) > 10 else "")
-        allowed = f"a word known from the training ({known})"
-        words = self.words(raw.columns[0], allowed, lambda w: w.isin(kinds))
-        return (words.to_numpy()[:, None] == np.array(kinds)).astype(float)
-
-    def groups(self, columns: list[str]) -> np.ndarray:
-        """Return the group of each row, (n,); 1 and 1.00 are one value."""
-        keys = []
-        for name in columns:
-            texts = self.words(name)
-            numbers = pd.to_numeric(texts, errors="coerce")
-            keys.append(texts if numbers.isna().any() else numbers.round(8))
-        return pd.concat(keys, axis=1).groupby(keys).ngroup().to_numpy()
 
 
 def network_of(
@@ -154,8 +104,9 @@ def network_of(
         fields = target.model_dump(include={"weight", "hidden", "dropout", "output"})
         fields["loss"] = "cross_entropy" if raw.category else target.loss
         # an output with limits cannot reach both sides of a mean of zero
-        if not raw.category and target.output == "linear":
-            fields["scaling"] = "standard"
+        scalings = {"linear": "standard", "relu": "size"}
+        if not raw.category:
+            fields["scaling"] = scalings.get(target.output, "none")
         heads.append(Head(key, len(kinds.get(key, raw.columns)), **fields))
     for block in blocks if scale.reconstruction else ():
         loss = "mae" if block.scaling == "standard" else "cross_entropy"
@@ -168,15 +119,18 @@ class Task:
     """A scale's table, ready to be trained on."""
 
     name: str
-    table: dict[str, np.ndarray]
+    table: dict[str, np.ndarray]  # divided by their units
     features: np.ndarray  # (n, width), latents as the columns they stand for
     truth: dict[str, np.ndarray]  # by target (n,); of a category its number
     folds: list[Split]
     by: str
+    rows: np.ndarray  # their numbers in the file, (n,)
 
 
-def task_of(declaration: Declaration, name: str, kinds: Kinds, by: str) -> Task:
-    """Read and check a scale's table; add the kinds of its categories."""
+def task_of(
+    declaration: Declaration, name: str, kinds: Kinds, units: Units, by: str
+) -> Task:
+    """Read and check a scale's table; add kinds of categories, units of numbers."""
     path, scale = declaration.table(name), declaration.scale(name)
 
     def fault(column: str, words: str) -> DataError:
@@ -185,15 +139,27 @@ def task_of(declaration: Declaration, name: str, kinds: Kinds, by: str) -> Task:
 
     at = ("scales", declaration.scales.index(scale))
     try:
-        table = _Table(read_text(path), fault)
+        table = Columns(read_text(path), fault)
     except DataError as error:
         raise declaration.fault(str(error), *at, "table") from None
+    if by == "group" and not scale.group:
+        if not any(one.group for one in declaration.scales):
+            words = "none given in any scale, by which folds were to be drawn; name "
+            raise declaration.fault(
+                f"{words}its columns, or draw by row.", *at, "group"
+            )
+        _LOG.info("scale %r has no group; its folds are drawn by row.", name)
     blocks, targets = declaration.blocks(name), scale.targets()
+    outputs = {f"{name}.{key}": one.output for key, one in scale.predict.items()}
     arrays, truth = {}, {}
     for key, raw in {**blocks, **targets}.items():
         if raw.category and key not in kinds:
             kinds[key] = table.kinds(raw.columns[0])
         arrays[key] = values = table.array(raw, kinds.get(key, []))
+        # other outputs have limits in the column's unit
+        if not raw.category and outputs.get(key, "linear") in ("linear", "relu"):
+            units.setdefault(key, [unit_of(column) for column in values.T])
+            arrays[key] = values / units[key]
         if key in targets:
             truth[key] = values.argmax(1) if raw.category else values[:, 0]
             if len(set(truth[key])) < 2:
@@ -209,7 +175,7 @@ def task_of(declaration: Declaration, name: str, kinds: Kinds, by: str) -> Task:
     except ParameterError as error:
         words = f"scale {name!r}, {error}"
         raise declaration.fault(words, "validation", "folds") from None
-    return Task(name, arrays, features, truth, splits, drawn)
+    return Task(name, arrays, features, truth, splits, drawn, table.rows)
 
 
 def fit(
@@ -227,9 +193,10 @@ def fit(
     these are made of. A `DataError` tells in one line where a table is not
     what the declaration says.
     """
-    kinds: Kinds = {}
+    kinds, units = Kinds(), Units()
     # all tables are checked before anything is trained
-    tasks = [task_of(declaration, s.name, kinds, by) for s in declaration.scales]
+    every = (scale.name for scale in declaration.scales)
+    tasks = [task_of(declaration, name, kinds, units, by) for name in every]
     settings = declaration.training.model_dump() | {"device": device}
     seeds = settings.pop("seeds")
     train = partial(chain.fit, standardise_on="train", **settings)
@@ -248,8 +215,8 @@ def fit(
             calls[SINGLE] = partial(train, alone, task.table, replicas)
         if task is not tasks[-1]:
             rows = np.arange(len(task.features))
-            every = Replicas.cross([(rows, rows)], seeds)
-            calls["below"] = partial(train, network, task.table, every, below)
+            one = Replicas.cross([(rows, rows)], seeds)
+            calls["below"] = partial(train, network, task.table, one, below)
         for key, truth in task.truth.items() if compare else ():
             data = task.features, truth, task.folds, key in kinds
             for model in baselines.CLASSIFIERS if key in kinds else REGRESSORS:
@@ -265,14 +232,35 @@ def fit(
             for model in [name for name in (NESTED, SINGLE) if name in done]:
                 values = done[model].predict(task.table, task.name)[key]
                 mean = replicas.out_of_fold(values)
-                mean = mean.argmax(1) if key in kinds else mean[:, 0]
+                unit = units.get(key, [1.0])[0]
+                mean = mean.argmax(1) if key in kinds else mean[:, 0] * unit
                 predicted[key, model] = mean
         predicted |= {k: v for k, v in done.items() if isinstance(k, tuple)}
         for (key, model), values in predicted.items():
             held_out.append(_held_out(task, key, model, values, kinds))
             report.append(_report(held_out[-1], task.by))
     both = (pd.concat(frames, ignore_index=True) for frames in (report, held_out))
-    return Fitted(declaration, kinds, below, *both)
+    return Fitted(declaration, kinds, _undivided(below, units), *both)
+
+
+def _undivided(fitted: NestedAutoencoder, units: Units) -> NestedAutoencoder:
+    """Return a chain, fitted on columns divided by units, that takes them whole."""
+
+    def whole(scalers: Scalers) -> Scalers:
+        each = {key: np.array(units.get(key, 1.0)) for key in scalers}
+        both = {key: (one.mean, one.deviation) for key, one in scalers.items()}
+        return {k: Scaler(m * each[k], d * each[k]) for k, (m, d) in both.items()}
+
+    result = copy(fitted)
+    result.fitted = {
+        name: replace(
+            one,
+            scalers=whole(one.scalers),
+            lower_scalers={k: whole(v) for k, v in one.lower_scalers.items()},
+        )
+        for name, one in fitted.fitted.items()
+    }
+    return result
 
 
 def _held_out(
@@ -287,7 +275,7 @@ def _held_out(
         words = np.array(kinds[key], dtype=object)
         both = {what: words[kind.astype(int)] for what, kind in both.items()}
     named = {"scale": task.name, "target": key.partition(".")[2]}
-    where = {"row": np.arange(1, len(values) + 1), "fold": fold}
+    where = {"row": task.rows, "fold": fold}
     return pd.DataFrame({**named, "model": model, **where, **both})
 
 
@@ -304,10 +292,12 @@ def _scores(frame: pd.DataFrame) -> dict[str, float]:
     observed, predicted = frame["observed"], frame["predicted"]
     if not pd.api.types.is_numeric_dtype(observed):
         return {"accuracy": float((observed == predicted).mean())}
+    unit = unit_of(observed.to_numpy())  # in which squares can be told
+    observed, predicted = observed / unit, predicted / unit
     miss = observed - predicted  # of equal values there is no R2
     r2 = r2_score(observed, predicted) if observed.nunique() > 1 else np.nan
     mae, rmse = float(miss.abs().mean()), float((miss**2).mean() ** 0.5)
-    return {"MAE": mae, "RMSE": rmse, "R2": r2}
+    return {"MAE": mae * unit, "RMSE": rmse * unit, "R2": r2}
 
 
 def predict(
@@ -334,7 +324,7 @@ def predict(
 
     if frame.empty:
         raise DataError(f"{source}: no rows; there is nothing to predict.")
-    table, predicted, kinds = _Table(frame, fault), frame.copy(), fitted.kinds
+    table, predicted, kinds = Columns(frame, fault), frame.copy(), fitted.kinds
     blocks = declaration.blocks(name).items()
     arrays = {key: table.array(raw, kinds.get(key, [])) for key, raw in blocks}
     outputs = fitted.chain.predict(arrays, name)

@@ -29,7 +29,7 @@ from nestedae_utils.model.cache import fingerprint
 from nestedae_utils.rerun.execution import RunError, one_line
 from nestedae_utils.rerun.pools import Measure, Pool
 from nestedae_utils.rerun.runs import held
-from nestedae_utils.rerun.sweeps import Tell, connected
+from nestedae_utils.rerun.sweeps import Tell, await_workers, connected
 from nestedae_utils.study import policies
 
 RECORD, MEASURED = "campaign.json", "measured"
@@ -125,7 +125,7 @@ def run(
     instruments may change.
     """
     settings.check(len(pool.features))
-    folder, texts = Path(os.path.abspath(folder)), pool.arms.astype(str)
+    folder, texts = Path(os.path.realpath(folder)), pool.arms.astype(str)
     key = fingerprint([pool.features, texts.to_numpy().tolist()])
     fixed = {name: getattr(settings, name) for name in ("policy", "first", "seed")}
     content = {"pool": pool.name, "key": key, **fixed}
@@ -138,6 +138,7 @@ def run(
         write_json(folder / RECORD, content)
         learner, found = policies.Learner(pool.features), asked(folder)
         with connected(scheduler, settings.instruments, scratch) as client:
+            await_workers(client, tell)
             running: dict[Future, int] = {}
             ended = as_completed(loop=client.loop)
 

@@ -68,6 +68,9 @@ def execute(
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     variables |= {**environment, TOKEN: token}
+    # what the shell is set up for is nothing to a run
+    for name in ("MPLBACKEND", "JPY_SESSION_NAME", "PYTHONSTARTUP"):
+        variables.pop(name, None)
     with (
         open(out.parent / LOG, "wb") as log,
         ThreadPoolExecutor(1) as pool,
@@ -144,9 +147,10 @@ def _papermill(
     try:
         # this thread's own
         with contextlib.closing(ensure_event_loop()):
+            # papermill fills in what stands in braces
+            paths = [re.sub(r"([{}])", r"\1\1", str(path)) for path in (source, out)]
             papermill.execute_notebook(
-                source,
-                out,
+                *paths,
                 parameters,
                 kernel_name="python3",
                 kernel_manager_class=kernel,
@@ -157,9 +161,6 @@ def _papermill(
             )
         number = 0
         show()
-    except BrokenPipeError:
-        # whoever reads the reports has seen enough
-        raise
     except Exception as error:
         where = f"cell {number} of {of}: " if number else ""
         if isinstance(error, DeadKernelError):

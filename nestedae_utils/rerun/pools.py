@@ -42,7 +42,7 @@ def read(path: Path, target: str = "") -> Pool:
     A DataError tells of a column of one value, or a target without a number.
     """
     frame = tables.read_text(path)
-    numbers, values = frame.apply(pd.to_numeric, errors="coerce"), None
+    numbers, values = frame.apply(tables.numbers), None
     if target:
         if target not in frame:
             words = f"column {target!r} is missing.{nearest(target, frame.columns)}"
@@ -50,9 +50,9 @@ def read(path: Path, target: str = "") -> Pool:
         values = numbers.pop(target).to_numpy(float)
         words = frame.pop(target)
         if not np.isfinite(values).all():
-            line = int(np.flatnonzero(~np.isfinite(values))[0])
+            row = frame.index[~np.isfinite(values)][0]
             raise DataError(
-                f"{path}: column {target!r}, line {line + 2}: {words[line]!r} found, "
+                f"{path}: column {target!r}, line {row + 2}: {words[row]!r} found, "
                 "a finite number is allowed; remove the row or fill it in."
             )
     for name in frame.columns[frame.nunique() < 2]:
@@ -60,6 +60,8 @@ def read(path: Path, target: str = "") -> Pool:
             f"{path}: column {name!r}: one value in all rows, a column that varies "
             "is allowed; remove it."
         )
+    frame = frame.reset_index(drop=True)
+    numbers = numbers.reset_index(drop=True)
     texts = numbers.columns[numbers.isna().any()]
     coded = pd.get_dummies(numbers.drop(columns=texts).join(frame[texts]))
     return Pool(frame, coded.to_numpy(float), values, Path(path).name)

@@ -103,9 +103,8 @@ def _digest(notebook: Path, changed: int) -> str:
 def package_digest() -> str:
     """Return a digest of the sources, tables and libraries behind results."""
     sources = [p for p in cache.sources("") if p.parent.name != "rerun"]
-    others = [*cache.PACKAGE.rglob("*.mplstyle"), *files.DATA.iterdir()]
-    tables = [path for path in others if path.is_file()]
-    return cache.digest(sorted([*sources, *tables]), cache.LIBRARIES)
+    others = [*cache.PACKAGE.rglob("[!.]*.mplstyle"), *files.tables()]
+    return cache.digest(sorted([*sources, *others]), cache.LIBRARIES)
 
 
 def shown(folder: Path) -> Path:
@@ -129,6 +128,8 @@ def held(folder: Path, record: str) -> Iterator[Path]:
         # before the lock, which would lie beside folders of others
         if os.path.lexists(folder) and not folder.is_dir():
             fault = "not a folder; give another with -o, or remove it."
+        elif os.path.ismount(folder):
+            fault = "a whole disk, which is not replaced; give a folder on it with -o."
         elif not (folder / record).is_file() and any(folder.glob("*")):
             fault = f"not empty, and holds no {kind}; give an empty or a new "
             fault += "folder with -o."
@@ -174,7 +175,7 @@ def run(what: Plan, folder: Path, force: bool = False, **how: Any) -> Run:
     that holds another run or other data, or where a run is being made.  The
     rest is for `execution.execute`.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.realpath(folder))  # a link stays, and what it leads to counts
     with held(folder, RECORD) as scratch:
         if (folder / RECORD).is_file() and not force:
             return find(what, folder)
@@ -222,7 +223,9 @@ def make(
     name, started = what.notebook.name, datetime.now(UTC)
     notebook, results = folder / f"{name}.ipynb", folder / ".results"
     folder.mkdir()
-    environment = {"NESTEDAE_RESULTS": str(results), **variables}
+    # IPython's folder is the run's own: a user's start-up files have no part in it
+    environment = {"NESTEDAE_RESULTS": str(results), "IPYTHONDIR": str(results)}
+    environment |= variables
     for variable in (files.CACHE_VARIABLE, files.MIRROR_VARIABLE):
         # the kernel works in another folder than this process
         if path := environment.get(variable) or os.environ.get(variable):

@@ -111,7 +111,7 @@ def sweep(
     ``force``.  A run that failed has the line that says why.  A folder that
     cannot be used, or a scheduler that does not answer, is a `RunError`.
     """
-    folder, jobs = Path(os.path.abspath(folder)), jobs or 1
+    folder, jobs = Path(os.path.realpath(folder)), jobs or 1
     scheme = r"(tcp|tls|ws|wss)://[^\s/]+:[0-9]{1,5}"
     if dask is not None and not re.fullmatch(scheme, dask):
         words = "the address of a scheduler is allowed, for example "
@@ -187,14 +187,19 @@ def connected(address: str | None, jobs: int, scratch: Path) -> Iterator[Client]
         yield client
 
 
+def await_workers(client: Client, tell: Tell) -> None:
+    """Tell that nothing happens before a scheduler has workers."""
+    if client.scheduler and not client.scheduler_info(n_workers=-1)["workers"]:
+        tell(f"waiting for a worker at {client.scheduler.address}")
+
+
 def _ended(
     what: Sequence[Plan], client: Client, variables: Mapping[str, str], tell: Tell
 ) -> Iterator[tuple[Plan, Future]]:
     """Have workers make runs; give each with its future when it has ended."""
     if not what:
         return
-    if client.scheduler and not client.scheduler_info(n_workers=-1)["workers"]:
-        tell(f"waiting for a worker at {client.scheduler.address}")
+    await_workers(client, tell)
     text = what[0].notebook.path.read_text(encoding="utf-8")
     # sent once, and again if the worker that has it is lost
     notebook = client.submit(str, text, pure=False)

@@ -1,8 +1,9 @@
 """Other models on the same folds, all from scikit-learn.
 
 Their settings are fixed here, scikit-learn's own where none is named, or, of
-those in `GRIDS`, chosen by inner folds; what they learn from (scalers,
-penalties, settings) is the training rows only.
+those in `GRIDS`, chosen by inner folds; what they learn from (scalers, units,
+penalties, settings) is the training rows only.  Nothing depends on a unit: what
+has settings in the target's has it standardised, and all see `unitless` numbers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn import ensemble
 from sklearn.base import BaseEstimator, clone
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV
@@ -21,6 +23,12 @@ from sklearn.tree import DecisionTreeRegressor
 
 from nestedae_utils.model.cache import cached
 from nestedae_utils.model.replicas import Split
+
+
+def _svr(cost: float) -> BaseEstimator:
+    svr = make_pipeline(StandardScaler(), SVR(C=cost))
+    return TransformedTargetRegressor(svr, transformer=StandardScaler())
+
 
 ABSOLUTE: dict[str, Any] = {"loss": "absolute_error", "random_state": 0}
 BASELINES: Mapping[str, Callable[[], BaseEstimator]] = {
@@ -36,14 +44,14 @@ BASELINES: Mapping[str, Callable[[], BaseEstimator]] = {
         n_estimators=300, **ABSOLUTE
     ),
     "histogram boosting": lambda: ensemble.HistGradientBoostingRegressor(**ABSOLUTE),
-    "SVR, C = 1": lambda: make_pipeline(StandardScaler(), SVR(C=1.0)),
-    "SVR, C = 10": lambda: make_pipeline(StandardScaler(), SVR(C=10.0)),
+    "SVR, C = 1": lambda: _svr(1.0),
+    "SVR, C = 10": lambda: _svr(10.0),
 }
 """Models of a number by name; each call gives a fresh one."""
 
 _TREES = {"n_estimators": (100,), "min_samples_leaf": (1, 3)}
 GRIDS: Mapping[str, tuple[str, Mapping[str, Sequence[float | str]]]] = {
-    "SVR, tuned": ("SVR, C = 10", {"svr__C": (3.0, 10.0, 30.0)}),
+    "SVR, tuned": ("SVR, C = 10", {"regressor__svr__C": (3.0, 10.0, 30.0)}),
     "extra trees, tuned": ("extra trees", {**_TREES, "max_features": (0.3, 1.0)}),
 }
 """Of `BASELINES`, by a name of their own, the settings to choose from."""
@@ -56,6 +64,18 @@ CLASSIFIERS: Mapping[str, Callable[[], BaseEstimator]] = {
     "random forest": lambda: ensemble.RandomForestClassifier(300, random_state=0),
 }
 """Models of a category, given as whole numbers."""
+
+
+def unitless(values: np.ndarray, seen: np.ndarray) -> tuple[Any, Any, Any]:
+    """Return values (n, ...), 0 to 1 in the rows seen, their least and spread.
+
+    Trees take differences below 1e-7 for none, and what rounding does to sums
+    decides between splits of equal worth: of these numbers, whole multiples of
+    a power of two, sums are exact.
+    """
+    low, spread = values[seen].min(axis=0), np.ptp(values[seen], axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    return np.rint((values - low) / spread * 2.0**30) / 2.0**30, low, spread
 
 
 @cached
@@ -88,9 +108,11 @@ def held_out(
         # a split may leave one kind only, which no classifier takes
         alone = category and len(set(target[seen])) == 1
         name, grid = ("most frequent", None) if alone else (model, None)
+        y, low, scale = target, 0.0, 1.0
         if isinstance(name, str):
             fixed, grid = GRIDS.get(name, (name, None))
-            fitted = models[fixed]()
+            fitted, (x, *_) = models[fixed](), unitless(x, seen)
+            y, low, scale = (y, 0.0, 1.0) if category else unitless(y, seen)
         else:
             fitted = clone(name)
         if grid:
@@ -101,10 +123,12 @@ def held_out(
             ]
             score = "neg_mean_absolute_error"
             fitted = GridSearchCV(fitted, grid, cv=places, scoring=score)
-        fitted.fit(x[seen], target[seen])
+        # of a single row ridge regression divides 0 by 0, and takes its mean
+        with np.errstate(invalid="ignore"):
+            fitted.fit(x[seen], y[seen])
         predicted = fitted.predict_proba if likely else fitted.predict
         predicted = predicted(x[held])
-        found.append(predicted @ fitted.classes_ if likely else predicted)
+        found.append(predicted @ fitted.classes_ if likely else low + scale * predicted)
     return found
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from nestedae_utils.errors import ParameterError, nearest, shown
-from nestedae_utils.study.baselines import BASELINES
+from nestedae_utils.study.baselines import BASELINES, unitless
 
 REFIT = 10
 """Measurements after which lengths and noise are fitted anew; between, the
@@ -67,8 +67,8 @@ class Learner:
 
     def inputs(self, arms: Sequence[int] | np.ndarray | slice) -> torch.Tensor:
         """Return standardised features (k, d) of some arms."""
-        away, unit = self.features - self.features.mean(0), self.features.std(0)
-        return torch.from_numpy(away / np.where(unit > 0, unit, 1))[arms].double()
+        away, width = self.features - self.features.mean(0), self.features.std(0)
+        return torch.from_numpy(away / np.where(width > 0, width, 1))[arms].double()
 
     def mean(self) -> np.ndarray:
         """Return the posterior mean (n,) of all arms, in the values' unit."""
@@ -136,8 +136,9 @@ def _trees(
 ) -> np.ndarray:
     seed = int(rng.integers(2**31))
     trees = BASELINES["extra trees"]().set_params(n_estimators=25, random_state=seed)
-    trees.fit(learner.features[learner.arms], learner.values)
-    return trees.predict(learner.features[free])
+    x = unitless(learner.features, np.arange(len(learner.features)))[0]
+    y = unitless(np.asarray(learner.values), np.arange(len(learner.values)))[0]
+    return trees.fit(x[learner.arms], y).predict(x[free])
 
 
 POLICIES: dict[str, Callable[..., np.ndarray] | None] = {
