@@ -153,7 +153,8 @@ def test_settings_of_the_book_are_the_defaults_of_its_cell(
 @pytest.mark.parametrize("injected", ["", "device = 'auto'", "epochs = 7\nseeds = 3"])
 def test_other_settings_than_the_books_are_told_first(start, injected, monkeypatch):
     shown = []
-    monkeypatch.setattr(chapter, "display", lambda one, **how: shown.append((one, how)))
+    keep = lambda one, **how: shown.append((one, how))  # noqa: E731
+    monkeypatch.setattr(readings, "display", keep)
     start(injected)
     if "seeds" not in injected:
         assert not shown

@@ -76,17 +76,10 @@ class Chapter:
         )
         self.parameters = parameters.effective(notebook, given)
         training.resolve_device(self.parameters.get("device", "cpu"))
-        known = notebook.parameters
-        changed = {
-            name: (value, known[name].default)
-            for name, value in self.parameters.items()
-            # but where it runs, and what it says of its own data
-            if value != known[name].default and name not in ("device", "data_source")
-        }
+        changed = readings.changed(notebook, self.parameters)
         self.as_in_paper = self.always_compared or not changed
         if changed:
-            told = Markdown(readings.told(changed))
-            display(told, metadata={readings.SETTINGS: True})
+            readings.tell(notebook, changed)
         training.watch = progress.bar
         figures.use_style()
         # joblib replaces a worker whose memory has grown: no news for a page

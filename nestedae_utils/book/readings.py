@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from docutils import nodes
+from IPython.display import Markdown, display
+
+from nestedae_utils.book.parameters import Notebook
 
 SETTINGS = "nestedae_settings"
 """The mark of the output in which a chapter tells its other settings."""
@@ -12,17 +15,28 @@ READING = "<!-- reading -->"
 LABEL = "book’s settings"
 
 
-def told(changed: Mapping[str, tuple[Any, Any]]) -> str:
-    """Say in Markdown which parameters differ: their values here and there."""
+def changed(notebook: Notebook, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that differ from the book's: their values here.
+
+    Where a chapter runs, and what it says of its own data, does not count.
+    """
+    defaults = {name: one.default for name, one in notebook.parameters.items()}
+    others = {name: value for name, value in given.items() if value != defaults[name]}
+    return {n: v for n, v in others.items() if n not in ("device", "data_source")}
+
+
+def tell(notebook: Notebook, others: Mapping[str, Any]) -> None:
+    """Say at the top of a run which parameters differ from the book's."""
     each = ", ".join(
-        f"`{name}` {here} (the book: {there})"
-        for name, (here, there) in changed.items()
+        f"`{name}` {here} (the book: {notebook.parameters[name].default})"
+        for name, here in others.items()
     )
-    return (
+    words = (
         f"**Other settings than the book’s:** {each}. Numbers and figures are this "
         "run’s. Sentences that read them were written for the book’s settings, "
         "unless they are computed: where the two part, the numbers hold."
     )
+    display(Markdown(words), metadata={SETTINGS: True})
 
 
 def mark(tree: nodes.document) -> None:
