@@ -350,7 +350,7 @@ def test_a_reader_that_stops_reading_or_is_not_there(end):
 def test_news_that_nobody_reads_stop_nothing(monkeypatch):
     reading, writing = os.pipe()
     os.close(reading)
-    monkeypatch.setattr(sys, "stderr", stream := open(writing, "w"))
+    monkeypatch.setattr(sys, "stderr", stream := os.fdopen(writing, "w"))
     shell.tell("1 of 2: finished")
     with pytest.raises(BrokenPipeError):
         stream.close()
