@@ -9,7 +9,6 @@ import time
 from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
-from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -349,8 +348,12 @@ def test_a_reader_that_stops_reading_or_is_not_there(end):
 
 
 def test_news_that_nobody_reads_stop_nothing(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", Mock(write=Mock(side_effect=BrokenPipeError)))
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(sys, "stderr", stream := os.fdopen(writing, "w"))
     shell.tell("1 of 2: finished")
+    with pytest.raises(BrokenPipeError):
+        stream.close()
     monkeypatch.undo()
     monkeypatch.setenv("TERM", "dumb")
     with shell.shell() as settings:

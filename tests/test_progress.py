@@ -35,7 +35,8 @@ def test_a_kernel_inherits_no_server_that_watches():
     code = "from nestedae_utils.book.progress import watched; print(watched())"
     below = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
     named = os.environ | {"JPY_SESSION_NAME": f"{time.time()}.ipynb"}
-    for told, words in (("True\n", code), ("False\n", below)):
+    apart = f"import os; del os.environ['JPY_SESSION_NAME']; {below}"
+    for told, words in (("True\n", code), ("False\n", below), ("False\n", apart)):
         words = [sys.executable, "-c", words]
         done = subprocess.run(words, env=named, capture_output=True, text=True)
         assert done.stdout == told

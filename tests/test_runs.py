@@ -140,12 +140,12 @@ def test_changed_data_do_not_return_the_old_run(
 def test_a_changed_source_is_another_package(room, tmp_path, monkeypatch):
     """In every room, but not in this one, which makes no numbers."""
     shutil.copytree(cache.PACKAGE, tmp_path / "package")
+    shutil.copytree(files.DATA, tmp_path / "data")
     monkeypatch.setattr(cache, "PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(files, "DATA", tmp_path / "data")
     digest = runs.package_digest.__wrapped__
     before = digest()
     # what lies there and no chapter reads is nothing to a result
-    shutil.copytree(files.DATA, tmp_path / "data")
-    monkeypatch.setattr(files, "DATA", tmp_path / "data")
     for place in ("data/.DS_Store", "data/mine.csv", "package/.ipynb_checkpoints/a.py"):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         (tmp_path / place).write_text("(")

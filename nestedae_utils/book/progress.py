@@ -74,4 +74,4 @@ def watched() -> bool:
     name, above = os.environ.get("JPY_SESSION_NAME"), dict[str, str]()
     with contextlib.suppress(psutil.Error, OSError):
         above = psutil.Process(os.getppid()).environ()
-    return sys.stderr.isatty() or name != above.get("JPY_SESSION_NAME")
+    return sys.stderr.isatty() or name not in (None, above.get("JPY_SESSION_NAME"))

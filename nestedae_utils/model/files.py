@@ -1,5 +1,6 @@
 """A fitted chain as one file: tensors and one JSON text, no pickled code."""
 
+import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -40,13 +41,13 @@ def save(
     scales = [scale.model_dump() for scale in chain.scales.values()]
     content = {"format": FORMAT, "scales": scales, "extra": dict(extra or {})}
     text = json.dumps(content, allow_nan=False)
+    # torch has no words of its own for a disk that is full
+    torch.save({"json": text, "tensors": tensors}, whole := io.BytesIO())
     try:
         with replacing(path) as beside:
-            torch.save({"json": text, "tensors": tensors}, beside)
-    # torch has no word of its own for a folder that is not there
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or "is its folder there?"
-        words = f"{path}: cannot be written ({reason}); choose another folder."
+            beside.write_bytes(whole.getvalue())
+    except OSError as error:
+        words = f"{path}: cannot be written ({error.strerror}); choose another folder."
         raise DataError(words) from None
     return path
 

@@ -6,6 +6,7 @@ makes the longer inner loop.
 """
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,10 +15,12 @@ import numpy as np
 from nestedae_utils.model import cache
 
 # numba reads it once; beside the package, where it would write, is read-only
-# where the package was installed for all. It sees a change of one file only.
+# where the package was installed for all, and it fails on a disk that is full. It
+# sees a change of one file only.
 _SOURCES = [Path(__file__).with_name(f"{name}.py") for name in ("dense", "kernels")]
 _CODE = cache.folder() / "numba"
-if not os.access(next(p for p in _CODE.parents if p.exists()), os.W_OK):
+_PLACE = next(path for path in _CODE.parents if path.exists())
+if not os.access(_PLACE, os.W_OK) or shutil.disk_usage(_PLACE).free < 2**26:
     _CODE = Path(tempfile.gettempdir()) / "nestedae-numba"
 os.environ.setdefault("NUMBA_CACHE_DIR", str(_CODE / cache.digest(_SOURCES)))
 try:
