@@ -24,6 +24,7 @@ from myst_nb import glue
 
 from nestedae_utils.book import figures, parameters, progress, records
 from nestedae_utils.book.claims import quantities
+from nestedae_utils.data import files
 from nestedae_utils.data.files import NOTEBOOKS, WORKPLACE
 from nestedae_utils.data.tables import Tables
 from nestedae_utils.errors import ParameterError
@@ -75,7 +76,7 @@ class Chapter:
         # but where it runs, and what it says of its own data
         changed -= {"device", "data_source"}
         self.as_in_paper = self.always_compared or not changed
-        training.watch = progress.bar
+        files.watch = training.watch = progress.bar
         figures.use_style()
         # joblib replaces a worker whose memory has grown: no news for a page
         warnings.filterwarnings("ignore", "A worker stopped while some jobs")
