@@ -5,8 +5,6 @@ X) the ions ``a_1``, ... ("na" for none) and their coefficients
 ``a_1_coeff``, ..., the features ``A_ion_radius``, ....
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 
@@ -74,22 +72,33 @@ def agreement(found: pd.DataFrame, stated: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def as_raw(
-    devices: pd.DataFrame, usual: Mapping[str, str], spoilt: float = 0.0
-) -> pd.DataFrame:
+USUAL = {
+    **dict.fromkeys(("Perovskite_dimension_3D", "JV_measured"), "TRUE"),
+    "Perovskite_composition_perovskite_ABC3_structure": "TRUE",
+    "Perovskite_composition_perovskite_inspired_structure": "FALSE",
+    "Perovskite_dimension_3D_with_2D_capping_layer": "FALSE",
+    **dict.fromkeys(("Perovskite_single_crystal", "Module"), "FALSE"),
+    **dict.fromkeys(("Perovskite_dimension_0D", "Perovskite_dimension_2D"), "FALSE"),
+    "Perovskite_dimension_2D3D_mixture": "FALSE",
+    "Perovskite_dimension_list_of_layers": "3",
+    "Perovskite_deposition_number_of_deposition_steps": "1",
+    "Perovskite_deposition_procedure": "Spin-coating",
+    "Perovskite_deposition_quenching_induced_crystallisation": "TRUE",
+    **{"JV_average_over_n_number_of_cells": "1", "JV_test_atmosphere": "Air"},
+    **{"JV_test_temperature": "", "JV_light_intensity": "100"},
+    **{"JV_light_spectra": "AM 1.5", "JV_light_masked_cell": "FALSE"},
+}
+"""Texts of a device that every step of the filter keeps."""
+
+
+def as_raw(devices: pd.DataFrame, spoilt: float = 0.0) -> pd.DataFrame:
     """Write a canonical device table in texts, as the raw database would.
 
-    Parameters
-    ----------
-    devices
-        Fractions, etl, htl, substrate and pce, (n, ...).
-    usual
-        Texts of all other columns.
-    spoilt
-        Share of the rows in which a column of ``usual`` says nothing, or no.
+    In a share ``spoilt`` of the rows a column that is not in the canonical table
+    says nothing, or no; else all are as `USUAL`.
     """
     rng = np.random.default_rng(0)
-    frame = pd.DataFrame(dict(usual), index=devices.index)
+    frame = pd.DataFrame(USUAL, index=devices.index)
     for column in frame:
         words = rng.choice(["", "FALSE", "0"], len(frame))
         frame[column] = frame[column].mask(rng.random(len(frame)) < spoilt, words)
@@ -104,4 +113,5 @@ def as_raw(
         ]
     frame[list(CONTACTS.values())] = devices[list(CONTACTS)]
     texts = devices["pce"].map("{:g}".format)
-    return frame.assign(**{SUBSTRATE: devices["substrate"], PCE: texts})
+    more = {SUBSTRATE: devices["substrate"], PCE: texts, PAPER: "twin"}
+    return frame.assign(**more)
