@@ -18,12 +18,15 @@ from nestedae_utils.data.files import DATA
 from nestedae_utils.data.perovskites import PROPERTIES
 
 RAW = "perovskite_database/Perovskite_database_content_all_data.csv"
-SITE_IONS = {s: f"Perovskite_composition_{of}_ions" for s, of in zip("ABX", "abc")}
+SITE_IONS = {
+    site: f"Perovskite_composition_{letter}_ions"
+    for site, letter in {"A": "a", "B": "b", "X": "c"}.items()
+}
 LETTERS = {"A": ("a", 4, 3, 1.0), "B": ("b", 2, 2, 1.0), "X": ("c", 2, 2, 3.0)}
 """A site's letter, how many ions the table has, adds up, and the sum due."""
 CONTACTS = {"etl": "ETL_stack_sequence", "htl": "HTL_stack_sequence"}
 SUBSTRATE, PCE = "Substrate_stack_sequence", "JV_reverse_scan_PCE"
-PAPER = ("Ref_DOI_number", "Ref_publication_date")
+PAPER = ("Ref_DOI_number", "Ref_name_of_person_entering_the_data")
 NAMES = dict(zip(PROPERTIES, ("ion_radius", "atom_wt", "EA", "IE", "EN"), strict=True))
 MIXED = [f"{s}_{NAMES[of]}" for s in "ABC" for of in PROPERTIES]
 """The 15 features, as the published table names them."""
@@ -95,7 +98,7 @@ def adds_up(site: str) -> Step:
     names = [f"{letter}_{place + 1}_coeff" for place in range(added)]
     return Step(
         (f"{SITE_IONS[site]}_coefficients",),
-        lambda frame: frame[names].sum(axis=1, skipna=False) == total,
+        lambda frame: sum(frame[name] for name in names) == total,
     )
 
 
@@ -171,18 +174,19 @@ def filtered(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Filter a described table; return what is left, and a row for each step.
 
-    Its ``dropped`` and ``left`` are in sequence, ``nothing stated`` those of the
-    dropped that have no text in any column of the step, ``alone`` how many of
-    all rows the step drops without the others.
+    ``dropped`` and ``left`` are in sequence, ``alone`` how many of all rows the
+    step drops without the others, ``of these empty`` how many of those have no
+    text in any column that it reads.
     """
     left, rows = frame, []
     for name, step in rules.items():
-        keep = step.keep(left)
-        empty = (left.loc[~keep, list(step.columns)] == "").all(axis=1)
-        alone = int((~step.keep(frame)).sum())
-        left = left[keep]
-        counts = {"dropped": int((~keep).sum()), "nothing stated": int(empty.sum())}
-        rows.append({"step": name, **counts, "left": len(left), "alone": alone})
+        keep, alone = step.keep(left), ~step.keep(frame)
+        empty = (frame.loc[alone, list(step.columns)] == "").all(axis=1)
+        before, left = len(left), left[keep]
+        row = {"step": name, "dropped": before - len(left), "left": len(left)}
+        rows.append(
+            row | {"alone": int(alone.sum()), "of these empty": int(empty.sum())}
+        )
     return left, pd.DataFrame(rows)
 
 
@@ -215,8 +219,9 @@ def read(path: Path, module: str = "") -> pd.DataFrame:
 
 def parts(column: pd.Series, most: int) -> pd.DataFrame:
     """Split texts ``a; b`` into columns (n, most), empty where there is no more."""
-    split = column.str.split(";", expand=True).reindex(columns=range(most))
-    return split.fillna("").apply(lambda one: one.str.strip())
+    split = column.str.split(";", expand=True).fillna("")
+    split = split.reindex(columns=range(most), fill_value="")
+    return split.apply(lambda one: one.str.strip())
 
 
 def described(frame: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ PLACES["X"] = ["c_1", "c_2"]
 CONTACTS = {"etl": "ETL_stack_sequence", "htl": "HTL_stack_sequence"}
 PCE, SUBSTRATE = "JV_reverse_scan_PCE", "Substrate_stack_sequence"
 PAPER = "Ref_DOI_number"
+PERSON = "Ref_name_of_person_entering_the_data"
 
 
 def fractions(frame: pd.DataFrame) -> pd.DataFrame:
@@ -45,7 +46,8 @@ def canonical(frame: pd.DataFrame) -> pd.DataFrame:
     for layer, column in CONTACTS.items():
         found[layer] = frame[column]
     pce = pd.to_numeric(frame[PCE])
-    return found.assign(pce=pce, paper=frame[PAPER]).reset_index(drop=True)
+    more = {"pce": pce, "paper": frame[PAPER], "person": frame[PERSON]}
+    return found.assign(**more).reset_index(drop=True)
 
 
 def agreement(found: pd.DataFrame, stated: pd.DataFrame) -> pd.DataFrame:
@@ -113,5 +115,6 @@ def as_raw(devices: pd.DataFrame, spoilt: float = 0.0) -> pd.DataFrame:
         ]
     frame[list(CONTACTS.values())] = devices[list(CONTACTS)]
     texts = devices["pce"].map("{:g}".format)
-    more = {SUBSTRATE: devices["substrate"], PCE: texts, PAPER: "twin"}
+    more = {SUBSTRATE: devices["substrate"], PCE: texts}
+    more |= {PAPER: "twin", PERSON: "nobody"}
     return frame.assign(**more)
