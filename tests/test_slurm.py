@@ -46,9 +46,9 @@ def at_work(process):
     while process.poll() is None and time.time() < end:
         for one in psutil.process_iter():
             try:
-                if "ipykernel_launcher" in one.cmdline():
-                    if job := one.environ().get("SLURM_JOB_ID"):
-                        return job
+                job = one.environ().get("SLURM_JOB_ID")
+                if job and "ipykernel_launcher" in one.cmdline():
+                    return job
             except psutil.Error:
                 continue
         time.sleep(0.1)
