@@ -2,8 +2,8 @@
 #
 #   PYTHON=...       the Python that .venv is made with (if .venv is there
 #                    already, remove it first)
-#   TORCH_INDEX=...  one more package index for torch alone, for a build
-#                    without CUDA, say
+#   TORCH_INDEX=...  one more package index for torch alone; if not set, the
+#                    build that suits this machine's card, or the CPU
 #   ARGS=...         handed to pytest: make test ARGS="-k scales -x"
 #   JOBS=...         processes of `make test` and `make check`, 2 if not set
 
@@ -27,11 +27,11 @@ FIND_PYTHON = @'$(PYTHON)' -c '$(SUITS)' >/dev/null 2>&1 || { echo \
 	at $(PYTHON)): install one or name it, make PYTHON=..." >&2; exit 1; }
 
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 # One line a page, with a bar of its trainings; the rest is _build/log.txt.
 JUPYTER_BOOK := $(BIN)/python _ext/progress.py build . -n -W --keep-going
-UV := uv==0.13.8
 # The stamp's name tells what was installed and where: a checkout that only
 # touches files installs nothing, a folder that was moved starts anew.
 STAMP := .venv/.stamp-$(shell { cat requirements.lock pyproject.toml; \
@@ -47,16 +47,21 @@ help: ## list the targets
 .venv: $(STAMP) ## make the environment: the locked packages and ours
 
 # A finished environment is brought up to date, an unfinished one made anew.
-# torch goes in first, so that nothing else decides which build it is.
+# torch goes in first, so that nothing else decides which build it is: uv asks
+# for a card and draws no gigabytes of CUDA without one.
 $(STAMP):
 	$(FIND_PYTHON)
 	@grep -qsxF '$(CURDIR)' .venv/.stamp-* || '$(PYTHON)' -m venv --clear .venv
 	@rm -f .venv/.stamp-*
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock \
+	$(PIP) --constraint requirements.lock uv
+	$(if $(TORCH_INDEX),,@UV_HTTP_RETRIES=1 $(BIN)/uv pip install --quiet \
+		--python $(BIN)/python --torch-backend auto \
+		--constraint requirements.lock torch 2>/dev/null \
+		|| echo "torch's own index is out of reach: pip chooses a build")
+	$(PIP) --constraint requirements.lock \
 		$(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') torch
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation \
-		--editable .
+	$(PIP) --requirement requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@echo '$(CURDIR)' > $@
 
 # From clean: a second build publishes what failed in the first one.
@@ -142,7 +147,7 @@ types: $(STAMP) ## check the types of the package
 lock: ## resolve pyproject.toml into requirements.lock
 	$(FIND_PYTHON)
 	'$(PYTHON)' -m venv --clear _build/lock
-	_build/lock/bin/python -m pip install --quiet '$(UV)'
+	_build/lock/bin/python -m pip install --quiet --constraint requirements.lock uv
 	cp requirements.lock _build/lock/tree
 	_build/lock/bin/uv pip compile --quiet --extra test --universal \
 		--python-version 3.11 --fork-strategy fewest --no-annotate \

@@ -113,6 +113,23 @@ def test_without_a_python_one_line_says_so(tree, given):
     assert not (tree / ".venv").exists()
 
 
+def test_torch_is_chosen_by_the_card_unless_an_index_is_named(tree):
+    stub(tree)
+    (tree / ".venv/bin").mkdir(parents=True)
+    chosen = make(tree, "-n", ".venv").stdout
+    named = make(tree, "-n", ".venv", "TORCH_INDEX=there").stdout
+    assert "--torch-backend auto" in chosen
+    assert "--torch-backend" not in named
+    assert "--extra-index-url 'there' torch" in named
+
+
+def test_without_torchs_own_index_pip_chooses_and_a_line_says_so(tree):
+    stub(tree)
+    done = make(tree, ".venv")
+    assert done.returncode == 0
+    assert "out of reach: pip chooses" in done.stdout
+
+
 def test_a_shim_that_fails_is_passed_over(tree):
     stub(tree, failing="ensurepip")
     stub(tree, "python3.13")
@@ -131,14 +148,15 @@ def test_installs_once_completes_and_recovers(tree):
     stub(tree, failing="--requirement")
     status, begun = steps()
     assert status != 0
-    assert len(begun) == 3
+    assert len(begun) == 4
     assert not list(tree.glob(".venv/.stamp-*"))
 
     # made anew, torch first
     stub(tree)
-    status, (new, torch, lock, ours) = steps()
+    status, (new, uv, torch, lock, ours) = steps()
     assert status == 0
     assert new == "-m venv --clear .venv"
+    assert uv.endswith(" uv")
     assert torch.endswith(" torch")
     assert lock.endswith("--requirement requirements.lock")
     assert ours.endswith("--editable .")
@@ -151,10 +169,10 @@ def test_installs_once_completes_and_recovers(tree):
     # the lock changed: brought up to date, not made anew
     with (tree / "requirements.lock").open("a", encoding="utf-8") as file:
         file.write("# one more line\n")
-    assert steps() == (0, [torch, lock, ours])
+    assert steps() == (0, [uv, torch, lock, ours])
     assert len(list(tree.glob(".venv/.stamp-*"))) == 1
 
     # moved: scripts name the old folder, so the environment is made anew
     moved = tree.with_name(tree.name + "-moved")
     shutil.copytree(tree, moved, symlinks=True)
-    assert steps(moved) == (0, [new, torch, lock, ours])
+    assert steps(moved) == (0, [new, uv, torch, lock, ours])
