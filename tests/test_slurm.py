@@ -42,7 +42,7 @@ def guide():
 
 def at_work(process):
     """Return the job that has a kernel, once there is one."""
-    end = time.time() + 200
+    end = time.time() + 400
     while process.poll() is None and time.time() < end:
         for one in psutil.process_iter():
             try:
@@ -62,7 +62,7 @@ def test_the_guide_with_a_job_that_is_cancelled(slurm, notebooks, tmp_path):
         guide(),
         {
             'cores=4, processes=4, memory="16GB"': 'cores=1, processes=1, memory="1GB"',
-            "jobs=10": "jobs=2",
+            "minimum_jobs=10, maximum_jobs=10": "minimum_jobs=2, maximum_jobs=2",
             '"05", "--grid", "latent=2,4,8,12"': (
                 f'"90", "--grid", "seed=0..3", "-p", "wait=4", "-o", "{tmp_path}/out"'
             ),
@@ -98,6 +98,7 @@ def test_the_guide_with_a_job_that_is_cancelled(slurm, notebooks, tmp_path):
     assert process.returncode == 0, told
     log = (slurm / "slurmctld.log").read_text()
     assert f"REQUEST_KILL_JOB JobId={job} " in log
+    assert "submit_batch_job: JobId=3 " in log, "one in its place"
     table = pd.read_csv(tmp_path / "out" / "sweep.csv")
     assert sorted(table["seed"]) == [0, 1, 2, 3]
     assert len(names(tmp_path / "out" / "runs")) == 4
