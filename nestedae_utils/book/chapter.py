@@ -25,7 +25,6 @@ from myst_nb import glue
 from nestedae_utils.book import figures, parameters, progress, records
 from nestedae_utils.book.claims import quantities
 from nestedae_utils.data import files
-from nestedae_utils.data.files import NOTEBOOKS, WORKPLACE
 from nestedae_utils.data.tables import Tables
 from nestedae_utils.errors import ParameterError
 from nestedae_utils.model import training
@@ -42,7 +41,7 @@ GLUED = {"": "value", "_low": "low", "_high": "high"}
 
 def results_folder() -> Path:
     """Return where results go: ``NESTEDAE_RESULTS``, or ``results/``."""
-    return Path(os.environ.get("NESTEDAE_RESULTS") or WORKPLACE / "results")
+    return Path(os.environ.get("NESTEDAE_RESULTS") or files.WORKPLACE / "results")
 
 
 @dataclass
@@ -59,7 +58,7 @@ class Chapter:
     name: str
     namespace: dict[str, Any]
     always_compared: bool = False
-    notebooks: Path = NOTEBOOKS
+    notebooks: Path = files.NOTEBOOKS
     source: str = "none"
     checksums: dict[str, str] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
