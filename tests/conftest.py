@@ -65,8 +65,9 @@ def book() -> Path:
 def public() -> Callable[[str], Path]:
     """Return `files.fetch`, or skip where the files cannot be had."""
     try:
-        for key in files.registry():
-            files.fetch(key)
+        for key, entry in files.registry().items():
+            if not entry.optional:
+                files.fetch(key)
     except DataUnavailable as error:
         pytest.skip(f"needs the public files: {error}")
     return files.fetch

@@ -43,6 +43,7 @@ WRONG = [
     ("18_closed_loop", {"device_budget": 0}, "device_budget: 0 given"),
     ("18_closed_loop", {"units": 1.0}, "'unit'"),
     ("19_when_nesting_helps", {"relevances": "0,101"}, "relevances: 101 given"),
+    ("20_raw_database", {"least": 0}, "least: 0 given"),
 ]
 EACH = pytest.mark.parametrize("name", SMALL)
 

@@ -24,7 +24,7 @@ from myst_nb import glue
 
 from nestedae_utils.book import figures, parameters, progress, readings, records
 from nestedae_utils.book.claims import quantities
-from nestedae_utils.data.files import NOTEBOOKS, WORKPLACE
+from nestedae_utils.data import files
 from nestedae_utils.data.tables import Tables
 from nestedae_utils.errors import ParameterError
 from nestedae_utils.model import training
@@ -41,7 +41,7 @@ GLUED = {"": "value", "_low": "low", "_high": "high"}
 
 def results_folder() -> Path:
     """Return where results go: ``NESTEDAE_RESULTS``, or ``results/``."""
-    path = os.environ.get("NESTEDAE_RESULTS") or WORKPLACE / "results"
+    path = os.environ.get("NESTEDAE_RESULTS") or files.WORKPLACE / "results"
     return Path(path).expanduser()
 
 
@@ -59,7 +59,7 @@ class Chapter:
     name: str
     namespace: dict[str, Any]
     always_compared: bool = False
-    notebooks: Path = NOTEBOOKS
+    notebooks: Path = files.NOTEBOOKS
     source: str = "none"
     checksums: dict[str, str] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Chapter:
         self.as_in_paper = self.always_compared or not changed
         if changed:
             readings.tell(notebook, changed)
-        training.watch = progress.bar
+        files.watch = training.watch = progress.bar
         figures.use_style()
         # joblib replaces a worker whose memory has grown: no news for a page
         warnings.filterwarnings("ignore", "A worker stopped while some jobs")

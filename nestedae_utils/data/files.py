@@ -10,8 +10,11 @@ import json
 import logging
 import os
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pooch
 import requests
@@ -48,6 +51,13 @@ class Entry:
     citation: str
     rows: int
     columns: int
+    optional: bool = False
+    """Whether it is large, and fetched by who asks for it alone."""
+
+
+Watch = Callable[[str, float], AbstractContextManager[Callable[..., None]]]
+watch: Watch = lambda name, total: nullcontext(lambda n: None)  # noqa: E731
+"""Gives what is told how much of a download is there; silent if not set."""
 
 
 def tables() -> list[Path]:
@@ -141,11 +151,15 @@ def _verify(entry: Entry, path: Path, remedy: str) -> None:
 def _download(entry: Entry, path: Path) -> None:
     # pooch's announcements would enter the pages of the book
     pooch.get_logger().setLevel(logging.WARNING)
-    downloader = pooch.HTTPDownloader(timeout=10)
     sha256 = f"sha256:{entry.sha256}"
     mirror = f"or set {MIRROR_VARIABLE} to a folder that holds it"
     try:
-        pooch.retrieve(entry.url, sha256, path.name, path.parent, downloader=downloader)
+        with watch(path.name, entry.bytes / 1e6) as step:
+            # what pooch asks of a bar; at its end it tells the sum again
+            told = {"reset": lambda: None, "close": lambda: None}
+            bar = SimpleNamespace(update=lambda n: step(n / 1e6), total=0, **told)
+            get = pooch.HTTPDownloader(bar, timeout=10)
+            pooch.retrieve(entry.url, sha256, path.name, path.parent, downloader=get)
     except requests.RequestException as error:
         raise DataUnavailable(
             f"{entry.key}: cannot be downloaded from {entry.url} "
