@@ -96,10 +96,8 @@ def adds_up(site: str) -> Step:
     """Keep rows whose first coefficients on a site have exactly the sum due."""
     letter, _, added, total = LETTERS[site]
     names = [f"{letter}_{place + 1}_coeff" for place in range(added)]
-    return Step(
-        (f"{SITE_IONS[site]}_coefficients",),
-        lambda frame: sum(frame[name] for name in names) == total,
-    )
+    column = f"{SITE_IONS[site]}_coefficients"
+    return Step((column,), lambda frame: sum(frame[name] for name in names) == total)
 
 
 def frequent(column: str, least: int) -> Step:
