@@ -182,9 +182,8 @@ def filtered(
         empty = (frame.loc[alone, list(step.columns)] == "").all(axis=1)
         before, left = len(left), left[keep]
         row = {"step": name, "dropped": before - len(left), "left": len(left)}
-        rows.append(
-            row | {"alone": int(alone.sum()), "of these empty": int(empty.sum())}
-        )
+        row |= {"alone": int(alone.sum()), "of these empty": int(empty.sum())}
+        rows.append(row)
     return left, pd.DataFrame(rows)
 
 

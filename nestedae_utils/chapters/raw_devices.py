@@ -68,8 +68,8 @@ def agreement(found: pd.DataFrame, stated: pd.DataFrame) -> pd.DataFrame:
         one, other = (text.reset_index(drop=True) for text in texts)
         shorter = min(len(one), len(other))
         one, other = one[:shorter], other[:shorter]
-        numbers = (pd.to_numeric(text, errors="coerce") for text in (one, other))
-        alike = (one == other) | np.isclose(*numbers, rtol=1e-6, atol=1e-9)
+        first, second = (pd.to_numeric(t, errors="coerce") for t in (one, other))
+        alike = (one == other) | np.isclose(first, second, rtol=1e-6, atol=1e-9)
         rows.append({"column": name, "equal": int(alike.sum()), "of": len(stated)})
     return pd.DataFrame(rows)
 
