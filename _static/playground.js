@@ -64,7 +64,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const strange = ions.filter((ion) => state[ion] > 0.005 && !data.ions[ion].devices);
     const far = device.distance > data.near.devices || strange.length > 0;
     const guess = alloy.distance > data.near.alloys;
-    box.classList.toggle("far", far || guess);
+    box.classList.toggle("unknown", far || guess);
     return [far ? "Unknown ground: the efficiency is a guess." : "Known ground.",
       device.distance < 0.005 ? "This very device was measured."
         : `The nearest measured device differs in ${differs(device)}.`,

@@ -149,6 +149,12 @@ def test_the_books_page_computes_what_the_books_models_say(open_page):  # noqa: 
     found = playground.models(both)
     assert len(training.trained) == before, "found in the cache"
     agree(page, both, found)
+    # an address opened anew, on unknown ground
+    page.evaluate(TO, "K=1&Ba=1&I=1")
+    before = page.evaluate(NUMBERS)
+    page.reload()
+    assert page.locator("#play figure").is_visible()
+    assert page.evaluate(NUMBERS) == before
 
 
 @pytest.mark.book

@@ -123,14 +123,7 @@ def latent_map(
         yaxis_title=y,
     )
     if source == "twin":
-        figure.add_annotation(
-            text="TWIN",
-            showarrow=False,
-            opacity=0.3,
-            font_size=48,
-            xref="paper",
-            yref="paper",
-            x=0.5,
-            y=0.5,
-        )
+        look = {"showarrow": False, "opacity": 0.3, "font_size": 48}
+        middle = {"xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
+        figure.add_annotation(text="TWIN", **look, **middle)
     return figure

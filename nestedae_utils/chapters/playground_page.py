@@ -34,7 +34,7 @@ from. Click on a point to go there.</figcaption></figure>"""
 _CARD = """<div class="card"><p>{title}</p><p class="big">{mean} {unit}</p>
 <div class="strip" data-at="{name}-strip" data-most="{most}" data-error="{error:.4f}"
 aria-hidden="true"><b></b>{ticks}</div>
-<p>{low} to {high} by fold<br>mean error, unseen: {error:.{digits}f}{more}</p></div>"""
+<p>{low} to {high} by fold<br>unseen: off by {error:.{digits}f}{more}</p></div>"""
 
 
 def _number(name: str) -> str:
@@ -129,7 +129,7 @@ def page(content: Mapping[str, Any], text: str) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     line = '<tr><th scope="row"><button type="button"></button></th>'
     line += "<td></td>" * (len(heads) - 1) + "</tr>"
-    made = f"<br>as the paper scales it: {_number('made')} eV"
+    made = f"<br>the paper's scaler: {_number('made')} eV"
     pce = _card(content, "pce", "Efficiency (PCE)", unit="%", digits=1, more="")
     gap = _card(content, "gap", "Band gap (PBE)", unit="eV", digits=2, more=made)
     return f"""<div id="play" class="playground" role="group" aria-label="Playground"
