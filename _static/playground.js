@@ -15,7 +15,7 @@ document.addEventListener("DOMContentLoaded", () => {
     sigmoid: (x) => 1 / (1 + Math.exp(-x)), elu: (x) => (x > 0 ? x : Math.expm1(x)),
   };
   const unpacked = (layers, coded) => {
-    const bytes = Uint8Array.from(atob(coded), (letter) => letter.charCodeAt(0));
+    const bytes = Uint8Array.from(atob(coded.replaceAll("_", "/")), (c) => c.charCodeAt(0));
     const numbers = new Float32Array(bytes.buffer);
     let start = 0;
     const take = (count) => numbers.subarray(start, (start += count));

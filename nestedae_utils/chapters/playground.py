@@ -188,7 +188,7 @@ def _net(fitted: Fitted, head: str, places: Sequence[int], scaler: Scaler) -> di
     ]
     return {
         "layers": [[*shape, kind] for shape, kind in zip(shapes, kinds, strict=True)],
-        "replicas": [base64.b64encode(weights).decode() for weights in flat],
+        "replicas": [base64.b64encode(weights, b"+_").decode() for weights in flat],
         "mean": scaler.mean.ravel().tolist(),
         "deviation": scaler.deviation.ravel().tolist(),
     }
@@ -197,7 +197,7 @@ def _net(fitted: Fitted, head: str, places: Sequence[int], scaler: Scaler) -> di
 def export(tables: Tables, found: Models) -> dict[str, Any]:
     """Return all that the page needs to compute what `predicted` returns.
 
-    Weights are float32 in base64, layer by layer, weight before bias.
+    Weights are float32 in base64 (with _ for /), layer by layer, weight before bias.
     """
     known, properties = known_devices(tables, found), list(perovskites.PROPERTIES)
     alloys = tables.band_gaps.round(dict.fromkeys(IONS, 5)).drop_duplicates(IONS)
