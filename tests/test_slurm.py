@@ -27,7 +27,9 @@ def slurm(tmp_path):
     folder = tmp_path / "slurm"
     folder.mkdir()
     command = [ROOT / "tests" / "slurm.sh", folder]
-    subprocess.run(command, check=True, timeout=100)
+    begun = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    if begun.returncode:
+        pytest.skip(f"SLURM does not start on this machine: {begun.stderr}")
     yield folder
     subprocess.run([*command, "end"], check=True, timeout=100)
 
