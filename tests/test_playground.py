@@ -142,6 +142,7 @@ def test_near_is_what_most_have():
 def test_the_books_page_computes_what_the_books_models_say(open_page):  # noqa: F811
     """By the keys that the chapters trained: nothing is trained for this page."""
     page = open_page("playground")
+    assert page.get_by_text("Trained for this page alone: 0 models").is_visible()
     content = json.loads(page.locator("#play-data").inner_text())
     both = tables.load()
     assert content["twin"] == (both.source == "twin")
