@@ -245,7 +245,7 @@ def test_finish_with_other_settings(start):
 
 
 def test_a_record_names_its_cell_and_can_be_made_again(start, monkeypatch):
-    """By the execution count, as the book's pages do; none outside IPython."""
+    """As the book's pages count, which the shell is one ahead of; or none."""
     ran = start()
     ran.record("device_inputs", 343)
     for count in (7, 9):
@@ -255,7 +255,7 @@ def test_a_record_names_its_cell_and_can_be_made_again(start, monkeypatch):
         ran.record("device_inputs", 344)
     ran.finish()
     found = [(r["quantity"], r["value"], r["cell"]) for r in written()["records"]]
-    assert found == [(GAP, 0.15, 9), ("device_inputs", 344.0, 9)]
+    assert found == [(GAP, 0.15, 8), ("device_inputs", 344.0, 8)]
 
 
 def test_a_training_that_diverged_leaves_no_record(start):

@@ -135,9 +135,11 @@ class Chapter:
                 "a 95 % interval are allowed, and none where `repeat` in "
                 "data/quantities.csv is 0: exact."
             )
+        shell = get_ipython()
         one = records.record(
             *(quantity, value, spread, replicas, self.source, self.as_in_paper),
-            cell=getattr(get_ipython(), "execution_count", None),
+            # it counts on before it runs a cell
+            cell=shell.execution_count - 1 if shell else None,
             ends=ends,
         )
         others = [r for r in self.records if r["quantity"] != quantity]
