@@ -231,13 +231,15 @@ class Cluster:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def at_work(self):
-        """Return a worker that has a kernel."""
-        while True:
+        """Return a worker that has a kernel; where all failed there never is one."""
+        end = time.time() + 400
+        while time.time() < end:
             for worker in self.workers:
                 for child in psutil.Process(worker.pid).children():
                     if "ipykernel_launcher" in child.cmdline():
                         return worker
             time.sleep(0.05)
+        raise AssertionError((self.folder / "log.txt").read_text()[-3000:])
 
     def at_rest(self):
         """Tell whether nothing is left but scheduler and live workers."""
