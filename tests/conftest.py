@@ -147,6 +147,7 @@ def tiny(
 # Sphinx takes seconds for each run's page: only some tests have it made.
 NO_PAGE = "from nestedae_utils.rerun import page; page.write = "
 NO_PAGE += "lambda notebook, *_: notebook.with_suffix('.html').touch(); "
+NO_PAGE += "page.write.__module__ = page.__name__; "
 
 
 @pytest.fixture(scope="session", autouse=True)
