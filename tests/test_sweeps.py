@@ -1,5 +1,6 @@
 """Sweeps: grids, runs here and on a Dask cluster, table and plot."""
 
+import contextlib
 import json
 import os
 import re
@@ -236,8 +237,10 @@ class Cluster:
         while time.time() < end:
             for worker in self.workers:
                 for child in psutil.Process(worker.pid).children():
-                    if "ipykernel_launcher" in child.cmdline():
-                        return worker
+                    # a kernel may end between being listed and being asked
+                    with contextlib.suppress(psutil.Error):
+                        if "ipykernel_launcher" in child.cmdline():
+                            return worker
             time.sleep(0.05)
         raise AssertionError((self.folder / "log.txt").read_text()[-3000:])
 
