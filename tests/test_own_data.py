@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import process
 
 from nestedae_utils.data.tables import read_text
 from nestedae_utils.errors import DataError, ParameterError
@@ -212,6 +213,23 @@ def test_held_out_targets_do_not_reach_the_prediction(folder):
     assert (both["observed_y"] == both["observed_x"] + 100).all()
     before, after = both["predicted_x"], both["predicted_y"]
     np.testing.assert_allclose(before.astype(float), after.astype(float))
+
+
+@pytest.mark.slow
+def test_three_rows_are_fitted_without_a_word_of_a_library(folder):
+    scale = ["name: one", "table: three.csv", "inputs: {ions: [radius, mass]}"]
+    scale += ["latent: 2", "predict: {gap: Gap}"]
+    training = "{epochs: 2, batch_size: 8, learning_rate: 0.01, seeds: 1}"
+    text = "version: 1\nscales:\n  - " + "\n    ".join(scale)
+    text += f"\ntraining: {training}\nvalidation: {{folds: 2}}\n"
+    (folder / "three.yml").write_text(text)
+    pd.read_csv(folder / "gaps.csv").head(3).to_csv(folder / "three.csv")
+    # workers of other libraries tell what they have to tell on stderr too
+    fit = process(folder, "fit three.yml -o out", cwd=folder)
+    out, err = fit.communicate()
+    assert fit.returncode == 0, err
+    assert "R2" in out
+    assert all(line.startswith(("nestedae: ", "cell ")) for line in err.splitlines())
 
 
 def test_the_single_autoencoder_sees_the_same_columns(kept):
