@@ -149,12 +149,14 @@ def test_notebook_stores_no_output(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_text_names_every_figure(path):
+def test_the_text_names_every_figure_and_reads_in_jupyterlab(path):
     cells = nbformat.read(path, as_version=4).cells
     text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
     figures = [c.metadata.get("mystnb", {}).get("figure", {}) for c in cells]
     names = {one["name"] for one in figures if "name" in one}
     assert not names - set(re.findall(r"\{numref\}`([\w-]+)`", text))
+    # JupyterLab knows no role that goes on in a second line
+    assert not re.findall(r"\{[a-z:]+\}`[^`\n]*\n[^`]*`", text)
 
 
 def test_the_options_of_every_pages_cells_are_yaml():
