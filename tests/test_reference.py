@@ -91,6 +91,9 @@ def test_repeat_is_twice_as_far_as_the_farther_end(tmp_path):
     assert of(100, 100, 100) == 1
     assert of(0, 0, 0) == 1e-6
     assert of(0.15) == 0
+    # four seeds that are close by chance
+    few = record(GAP, 0.15, 0.02, 4, ends=(0.149, 0.151))
+    assert reference.repeat(few) == 0.04
     table = tmp_path / "quantities.csv"
     table.write_text(f'quantity,meaning,unit,repeat\n{GAP},"a, b",eV,9\nc,d,,0\n')
     ran = results(record(GAP, 0.15, ends=(0.1431, 0.16)))

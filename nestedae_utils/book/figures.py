@@ -34,10 +34,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def use_style() -> None:
-    """Use the book's style from here on, with vector figures in notebooks.
-
-    Nothing of a user's own settings of matplotlib is left.
-    """
+    """Use the book's style, and no other; with vector figures in notebooks."""
     plt.rcdefaults()
     plt.style.use(STYLE)
     known = re.search("inline|ipympl|nbagg", plt.get_backend())

@@ -20,9 +20,8 @@ def changed(notebook: Notebook, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Where a chapter runs, and what it says of its own data, does not count.
     """
-    defaults = {name: one.default for name, one in notebook.parameters.items()}
-    others = {name: value for name, value in given.items() if value != defaults[name]}
-    return {n: v for n, v in others.items() if n not in ("device", "data_source")}
+    here = {n: v for n, v in given.items() if v != notebook.parameters[n].default}
+    return {n: v for n, v in here.items() if n not in ("device", "data_source")}
 
 
 def tell(notebook: Notebook, others: Mapping[str, Any]) -> None:

@@ -50,13 +50,16 @@ def repeat(record: Mapping[str, Any]) -> float:
 
     Twice as far as the farther end of its 95 % interval, to two digits, rounded
     up: of whole runs, of hundreds of values drawn like these, 95 in 100 or more
-    then agree in all. Ends that are equal, as of seeds without a single error,
+    then agree in all. No less than four standard errors of the replicas: seeds are
+    close by chance at times. Ends that are equal, as of seeds without an error,
     leave a hundredth of the value, or a millionth; 0 would say exact.
     """
     value, low, high = (record[key] for key in ("value", "low", "high"))
     if low is None:
         return 0.0
-    reach = max(1e-6, 2 * max(value - low, high - value) or abs(value) / 100)
+    least = 2 * (record["spread"] or 0) / math.sqrt(record["replicas"])
+    away = max(value - low, high - value, least) if low < high else abs(value) / 200
+    reach = max(1e-6, 2 * away)
     digit = 10.0 ** (math.floor(math.log10(reach)) - 1)
     return float(f"{math.ceil(reach / digit * (1 - 1e-9)) * digit:.2g}")
 
