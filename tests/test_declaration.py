@@ -255,6 +255,7 @@ scales 1 reconstruction; scales 1 group"""
 @settings(max_examples=150, deadline=None)
 @example("scales 0 predict gap", "0\x85")
 @example("scales 0 predict gap", "0E0")
+@example("scales 0 predict gap", "\U0001f600")
 @example("scales 0 table", "\ud800")
 @example("scales 0 l1", 10**400)
 def test_a_good_file_with_anything_in_one_place(path, value):

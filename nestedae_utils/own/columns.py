@@ -83,9 +83,7 @@ class Columns:
             return words.where(words.isin(kinds), words.map(_value).map(same))
 
         values = [_value(kind) for kind in kinds]
-        same = {
-            v: k for k, v in zip(kinds, values, strict=True) if values.count(v) == 1
-        }
+        same = {_value(k): k for k in kinds if values.count(_value(k)) == 1}
         words = self.words(raw.columns[0], allowed, lambda w: alike(w).notna())
         return (alike(words).to_numpy()[:, None] == np.array(kinds)).astype(float)
 

@@ -25,7 +25,6 @@ class Document(NamedTuple):
         at, where = Keys(), [self.path]
         for key in keys:  # to the last that stands in the file
             at = (*at, key) if (*at, key) in self.lines else at
-            # whatever stands in a file may stand in a key
             where += [f"item {key + 1}" if isinstance(key, int) else shown(key)[1:-1]]
         where[1:1] = [f"line {self.lines[at]}"] if self.lines else []
         return DataError(" ".join(f"{', '.join(where)}: {words}".split()))
@@ -60,11 +59,11 @@ class Document(NamedTuple):
             words += "allowed, nothing here is executed; put words with &, * or ! "
             raise self.fault(f"{words}in quotes.", at)
         if isinstance(event, events.ScalarEvent):
-            return scalar(event.value) if event.implicit[0] else event.value
+            return scalar(event.value) if event.implicit[0] else joined(event.value)
         values: dict[str | int, Any] = {}
         listed = isinstance(event, events.SequenceStartEvent)
         while not isinstance(event := next(stream), events.CollectionEndEvent):
-            key = len(values) if listed else getattr(event, "value", "?")
+            key = len(values) if listed else joined(getattr(event, "value", "?"))
             self.lines[here := (*at, key)] = event.start_mark.line + 1
             if not listed:
                 self.value(event, stream, here)
@@ -78,6 +77,11 @@ class Document(NamedTuple):
 
 WORDS: dict[str, Any] = {"true": True, "false": False, "null": None, "~": None}
 WORDS |= {".nan": math.nan, ".inf": math.inf, "-.inf": -math.inf}
+
+
+def joined(text: str) -> str:
+    """Join the two halves in which JSON escapes a rare character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def scalar(text: str) -> Any:

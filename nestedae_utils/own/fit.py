@@ -222,10 +222,9 @@ def fit(
             for model in baselines.CLASSIFIERS if key in kinds else REGRESSORS:
                 calls[key, model] = partial(baselines.predict, model, *data)
         try:
-            results = cache.together(*calls.values())
+            done = dict(zip(calls, cache.together(*calls.values()), strict=True))
         except ParameterError as error:
             raise declaration.fault(str(error), "training") from None
-        done = dict(zip(calls, results, strict=True))
         below = done.get("below", done[name])
         predicted = {}
         for key in task.truth:
