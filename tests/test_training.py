@@ -210,7 +210,7 @@ def test_dropout_bits_are_numpys(width):
     for count in (width, 5 * width, 1):
         words = random.random_raw(-(-count // 4)).view(np.uint16)
         kept = np.empty(count, np.uint8)
-        kernels.keep(state, 20000, kept)
+        kernels.keep(state, 20000, kept, np.empty(count, np.uint64))
         assert kept.tolist() == (words[:count] >= 20000).tolist()
 
 

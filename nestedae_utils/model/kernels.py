@@ -281,18 +281,19 @@ def adam(p, g, mean, square, l1, step, rate):
 
 
 @compiled
-def keep(state, threshold, kept):
+def keep(state, threshold, kept, words):
     """Draw which units stay, as numpy's SFC64 gives 16 random bits each.
 
-    ``state`` (4,) holds the generator's words; a layer begins with a new draw.
+    ``state`` (4,) holds the generator's words; a layer begins with a new draw,
+    written to ``words``, of which a loop of its own compares many at once.
     """
     a, b, c, count = state
-    for first in range(0, kept.size, 4):
-        bits = a + b + count
+    for i in range((kept.size + 3) // 4):
+        words[i] = a + b + count
         count += U(1)
         a, b = b ^ (b >> U(11)), c + (c << U(3))
-        c = (c << U(24) | c >> U(40)) + bits
-        for unit in range(first, min(first + 4, kept.size)):
-            kept[unit] = (bits & U(0xFFFF)) >= threshold
-            bits >>= U(16)
+        c = (c << U(24) | c >> U(40)) + words[i]
     state[0], state[1], state[2], state[3] = a, b, c, count
+    bits, least = words.view(np.uint16), np.int32(threshold)
+    for i in range(kept.size):
+        kept[i] = bits[i] >= least
