@@ -172,15 +172,22 @@ def ids(path):
     return set(map(html.unescape, re.findall(r'\bid="([^"]*)"', text)))
 
 
-@EACH_PAGE
-def test_page_is_drawn_and_leads_only_to_what_is_there(open_page, book, name):
+def listening():
+    """Return what a page asks for, what goes wrong, and what notes both."""
     asked, said = [], []
 
     def listen(page):
         page.on("request", lambda request: asked.append(urlsplit(request.url)))
+        page.on("requestfailed", lambda request: said.append(request.url))
         page.on("pageerror", lambda error: said.append(error.message))
         page.on("console", lambda m: m.type == "error" and said.append(m.text))
 
+    return asked, said, listen
+
+
+@EACH_PAGE
+def test_page_is_drawn_and_leads_only_to_what_is_there(open_page, book, name):
+    asked, said, listen = listening()
     seen = open_page(name, listen).evaluate(LOOK)
     assert set(said) <= HARMLESS
     assert {url.netloc for url in asked} == {""}, "no other host"
@@ -291,14 +298,7 @@ def test_slides_need_no_network_and_can_be_read_from_the_last_row(
 ):
     """The class's slides, made of this book, each looked at as it is shown."""
     deck = slides.build(tmp_path_factory.mktemp("deck") / "slides")
-    asked, said = [], []
-
-    def listen(page):
-        page.on("request", lambda request: asked.append(urlsplit(request.url)))
-        page.on("requestfailed", lambda request: said.append(request.url))
-        page.on("pageerror", lambda error: said.append(error.message))
-        page.on("console", lambda m: m.type == "error" and said.append(m.text))
-
+    asked, said, listen = listening()
     size = {"width": 1280, "height": 720}
     page = open_page(str(deck.with_suffix("")), listen, viewport=size)
     page.wait_for_function("window.Reveal?.isReady()")

@@ -220,14 +220,8 @@ def test_a_linear_problem_is_learnt():
         (Head("x", 3), Head("p", 1, scaling="standard")),
         latent_activation="linear",
     )  # fmt: skip
-    chain = fit(
-        scale,
-        table,
-        replicas(2, 1, 60),
-        epochs=300,
-        batch_size=10,
-        learning_rate=0.01,
-    )
+    how = {"epochs": 300, "batch_size": 10, "learning_rate": 0.01}
+    chain = fit(scale, table, replicas(2, 1, 60), **how)
     miss = chain.predict(table)["p"] - table["p"]
     assert np.abs(miss).mean() < 0.1 * table["p"].std()
     x = chain.reconstruct(table)["x"] - table["x"]

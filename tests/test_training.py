@@ -105,15 +105,8 @@ def test_the_paths_agree_on_the_papers_scales(name):
     """
     scale, size = PAPER[name]
     inputs, targets = arrays(scale, 230)
-    fast, slow = both(
-        scale,
-        inputs,
-        targets,
-        replicas(3, 2, 230),
-        epochs=20,
-        batch_size=size,
-        learning_rate=0.001,
-    )
+    how = {"epochs": 20, "batch_size": size, "learning_rate": 0.001}
+    fast, slow = both(scale, inputs, targets, replicas(3, 2, 230), **how)
     apart = furthest(fast, slow)
     assert np.median(apart) < 1e-4
     assert furthest(fast, slow, 3).max() < 1e-4
@@ -123,15 +116,8 @@ def test_the_paths_agree_on_the_papers_scales(name):
 @settings(max_examples=25, deadline=None)
 def test_the_paths_agree_on_any_scale(scale, size):
     inputs, targets = arrays(scale)
-    fast, slow = both(
-        scale,
-        inputs,
-        targets,
-        replicas(2, 1),
-        epochs=3,
-        batch_size=size,
-        learning_rate=0.001,
-    )
+    how = {"epochs": 3, "batch_size": size, "learning_rate": 0.001}
+    fast, slow = both(scale, inputs, targets, replicas(2, 1), **how)
     assert np.median(furthest(fast, slow)) < 1e-4
     for name, value in fast.parameters.items():
         assert np.abs(value - slow.parameters[name]).mean() < 1e-4

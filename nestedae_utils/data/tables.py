@@ -22,7 +22,6 @@ from nestedae_utils.data import perovskites, twin
 from nestedae_utils.data.files import checksums, fetch
 from nestedae_utils.errors import DataError, DataUnavailable, nearest
 
-SOURCES = ("auto", "paper", "twin")
 _NOTHING = ("", "NaN", "nan", "NA", "N/A", "null", "None")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _PACKED = {

@@ -133,8 +133,7 @@ class Space(NamedTuple):
 
     ``data``, ``work`` (outputs), ``seen`` (outputs after dropout), ``drops``
     (dropout's factors) and ``pulls`` hold units times rows; ``each`` every
-    row's metrics, ``sums`` float64 sums, ``kept`` what an epoch's dropout keeps
-    and ``words`` what it was drawn from.
+    row's metrics, ``sums`` float64 sums, ``kept`` an epoch's dropout bits.
     """
 
     data: np.ndarray
@@ -145,7 +144,6 @@ class Space(NamedTuple):
     each: np.ndarray
     sums: np.ndarray
     kept: np.ndarray
-    words: np.ndarray
 
 
 @compiled
@@ -244,15 +242,15 @@ def run(net, p, mean, square, step, table, orders, told, views, state, size,
         np.empty((metrics, size), np.float32),
         np.empty(units),
         np.empty(bits, np.uint8),
-        np.empty((bits + 3) // 4, np.uint64),
     )
     every, g, at = np.arange(len(table)), np.empty_like(p), 0
+    words = np.empty((bits + 3) // 4, np.uint64)
     for epoch in range(len(orders)):
         for number in range(len(layers)):
             if layers[number, 7] >= 0:
                 first, units = layers[number, 7], layers[number, 1]
                 kept = space.kept[first * total : (first + units) * total]
-                kernels.keep(state, layers[number, 8], kept, space.words)
+                kernels.keep(state, layers[number, 8], kept, words)
         for low in range(0, count, size):
             rows = orders[epoch, low : low + size]
             _batch(net, space, p, g, table, rows, size, low, total, True)

@@ -285,7 +285,7 @@ def keep(state, threshold, kept, words):
     """Draw which units stay, as numpy's SFC64 gives 16 random bits each.
 
     ``state`` (4,) holds the generator's words; a layer begins with a new draw,
-    written to ``words``, of which a loop of its own compares many at once.
+    written to ``words`` so that many are compared at once.
     """
     a, b, c, count = state
     for i in range((kept.size + 3) // 4):
@@ -294,6 +294,6 @@ def keep(state, threshold, kept, words):
         a, b = b ^ (b >> U(11)), c + (c << U(3))
         c = (c << U(24) | c >> U(40)) + words[i]
     state[0], state[1], state[2], state[3] = a, b, c, count
-    bits, least = words.view(np.uint16), np.int32(threshold)
+    bits = words.view(np.uint16)
     for i in range(kept.size):
-        kept[i] = bits[i] >= least
+        kept[i] = bits[i] >= np.int32(threshold)

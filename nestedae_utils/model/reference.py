@@ -22,8 +22,6 @@ ONE_ON_A_CARD = threading.Lock()
 """Held by a training on a card: another would break into what it records."""
 VIEWS = ("train_per_sample", "validation_as_made", "validation_per_sample")
 KINDS = ("train_as_made", *VIEWS)
-DENSELY = 200
-"""Last epochs after which all rows are measured; before, ever more rarely."""
 Result = Arrays
 """Of a replica: parameters ``p`` (P,), ``as_made`` (k, metrics), and
 ``measured`` (k, views, metrics)."""
@@ -125,8 +123,8 @@ class Job:
 
 
 def told(epochs: int) -> np.ndarray:
-    """Return after which epochs all rows are measured, (epochs,)."""
-    densely = np.arange(epochs) >= epochs - DENSELY
+    """Return after which epochs all rows are measured: the last 200, (epochs,)."""
+    densely = np.arange(epochs) >= epochs - 200  # before, ever more rarely
     densely[np.geomspace(1, epochs, 120).round().astype(int) - 1] = True
     return densely
 

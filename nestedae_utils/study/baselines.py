@@ -38,8 +38,8 @@ BASELINES: Mapping[str, Callable[[], BaseEstimator]] = {
         criterion="absolute_error", random_state=0
     ),
     "ridge": lambda: make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13))),
-    "random forest": lambda: ensemble.RandomForestRegressor(300, random_state=0),
-    "extra trees": lambda: ensemble.ExtraTreesRegressor(300, random_state=0),
+    "random forest": lambda: ensemble.RandomForestRegressor(random_state=0),
+    "extra trees": lambda: ensemble.ExtraTreesRegressor(random_state=0),
     "gradient boosting": lambda: ensemble.GradientBoostingRegressor(
         n_estimators=300, **ABSOLUTE
     ),
@@ -49,10 +49,10 @@ BASELINES: Mapping[str, Callable[[], BaseEstimator]] = {
 }
 """Models of a number by name; each call gives a fresh one."""
 
-_TREES = {"n_estimators": (100,), "min_samples_leaf": (1, 3)}
-GRIDS: Mapping[str, tuple[str, Mapping[str, Sequence[float | str]]]] = {
+_LEAVES = {"min_samples_leaf": (1, 3), "max_features": (0.3, 1.0)}
+GRIDS: Mapping[str, tuple[str, Mapping[str, Sequence[float]]]] = {
     "SVR, tuned": ("SVR, C = 10", {"regressor__svr__C": (3.0, 10.0, 30.0)}),
-    "extra trees, tuned": ("extra trees", {**_TREES, "max_features": (0.3, 1.0)}),
+    "extra trees, tuned": ("extra trees", _LEAVES),
 }
 """Of `BASELINES`, by a name of their own, the settings to choose from."""
 
@@ -61,7 +61,7 @@ CLASSIFIERS: Mapping[str, Callable[[], BaseEstimator]] = {
     "logistic regression": lambda: make_pipeline(
         StandardScaler(), LogisticRegression(max_iter=2000)
     ),
-    "random forest": lambda: ensemble.RandomForestClassifier(300, random_state=0),
+    "random forest": lambda: ensemble.RandomForestClassifier(random_state=0),
 }
 """Models of a category, given as whole numbers."""
 
