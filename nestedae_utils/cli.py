@@ -297,14 +297,13 @@ def _predict(model: Path, table: Path, out: Path | None, scale: str) -> None:
     from nestedae_utils.data import tables
     from nestedae_utils.own import fit
 
+    if out is None and getattr(sys.stdout, "name", "") == os.devnull:
+        raise ParameterError("-o: none given, and stdout is closed; name a file.")
+    if out and out.resolve() in (table.resolve(), model.resolve()):
+        words = "given, another file than the input is allowed."
+        raise ParameterError(f"-o: {out} {words}")
     fitted = fit.load(model)
     rows = tables.read_text(table)
     predicted = fit.predict(fitted, rows, scale, str(table)).reset_index(drop=True)
-    if out is None:
-        click.echo(predicted.to_csv(index=False, lineterminator="\n"), nl=False)
-    elif out.resolve() in (table.resolve(), model.resolve()):
-        raise ParameterError(
-            f"-o: {out} given, another file than the input is allowed."
-        )
-    else:
-        click.echo(fit.write_table(predicted, out))
+    text = predicted.to_csv(index=False, lineterminator="\n")
+    click.echo(fit.write_table(predicted, out) if out else text, nl=bool(out))

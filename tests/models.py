@@ -45,12 +45,7 @@ def tables(rows: int = 40, seed: int = 0) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     x = random.normal(1, [1, 2, 3], (rows, 3))
     kind = np.eye(4)[random.integers(0, 4, rows)]
-    return {
-        "x": x,
-        "p": np.tanh(x[:, :1]),
-        "kind": kind,
-        "y": x[:, 1:2] + kind[:, :1],
-    }
+    return {"x": x, "p": np.tanh(x[:, :1]), "kind": kind, "y": x[:, 1:2] + kind[:, :1]}
 
 
 def tensors(parameters, count: int, dtype=torch.float64) -> dict[str, torch.Tensor]:

@@ -63,8 +63,7 @@ def test_each_fold_is_judged_by_the_candidates_it_chose(task):
     alone = task.fit("factors", task.folds[1:2], 2)
     rows = task.folds[1][1]
     np.testing.assert_array_equal(
-        predicted[2:4][:, rows],
-        alone.predict(task.table)["gap"][:, rows, 0],
+        predicted[2:4][:, rows], alone.predict(task.table)["gap"][:, rows, 0]
     )
 
 

@@ -25,7 +25,7 @@ HARMLESS = {"Identifier 'THEBE_JS_URL' has already been declared"}
 # What axe-core finds in markup that is not ours, by page and rule.
 NOT_OURS = {
     ("references", "aria-required-children"): "docutils gives the list the "
-    "role list and its entries the role doc-biblioentry",
+    "role list and its entries the role doc-biblioentry"
 }
 
 # What is not drawn of formulas and images, and the links, once all is there.

@@ -174,11 +174,7 @@ def test_a_table_of_its_own_for_each_replica():
     wide = np.stack([tables(40, seed)["x"] for seed in (0, 1)])
     targets = np.stack([tables(40, seed)["p"] for seed in (0, 1)])
     both = fit(
-        fine(),
-        {"x": wide, "p": targets},
-        some,
-        standardise_on="train",
-        **SETTINGS,
+        fine(), {"x": wide, "p": targets}, some, standardise_on="train", **SETTINGS
     )
     for place in (0, 1):
         alone = fit(

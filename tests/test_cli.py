@@ -429,6 +429,11 @@ def test_fit_and_predict(nestedae, declared, tmp_path, monkeypatch):
     assert (status, line) == (0, "p.csv\n")
     assert (tmp_path / "p.csv").read_text(encoding="utf-8") == out
 
+    with monkeypatch.context() as closed:
+        closed.setattr(sys, "stdout", None)
+        status, _, err = nestedae(f"predict {model} binding.csv")
+        assert (status, "stdout is closed" in err) == (2, True)
+
     for words, status, message in (
         ("new.csv", 1, "new.csv"),
         ("gaps.csv", 1, "gaps.csv, column 'SOLVENT'"),

@@ -22,8 +22,7 @@ from nestedae_utils.errors import DataError
 
 RANDOM = np.random.default_rng(0)
 MIXED = pd.concat(
-    [twin.alloys(RANDOM).tail(60), twin.absorbers(RANDOM, 60)],
-    ignore_index=True,
+    [twin.alloys(RANDOM).tail(60), twin.absorbers(RANDOM, 60)], ignore_index=True
 )
 
 

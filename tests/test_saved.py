@@ -94,10 +94,7 @@ FAULTS = {
         lambda p: p.write_bytes(p.read_bytes()[:-900]),
         "not a saved model, or cut short",
     ),
-    "pickle": (
-        lambda p: p.write_bytes(pickle.dumps(Bomb())),
-        "not a saved model",
-    ),
+    "pickle": (lambda p: p.write_bytes(pickle.dumps(Bomb())), "not a saved model"),
     "code in it": (
         lambda p: torch.save({"json": "{}", "tensors": Bomb()}, p),
         "not a saved model",

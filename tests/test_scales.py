@@ -77,11 +77,7 @@ def test_kinds_of_heads():
         inputs=(X, Block("z", 1)),
         heads=(Head("both", 3, of=("z", "x")), Head("z", 1), Head("p", 1)),
     )
-    assert [scale.blocks_of(h) for h in scale.heads] == [
-        ("z", "x"),
-        ("z",),
-        (),
-    ]
+    assert [scale.blocks_of(h) for h in scale.heads] == [("z", "x"), ("z",), ()]
     assert [h.name for h in scale.predicted] == ["p"]
     assert {k: b.width for k, b in scale.blocks.items()} == {"x": 2, "z": 1, "p": 1}
     assert scale.width == 3

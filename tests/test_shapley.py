@@ -35,10 +35,7 @@ def test_shapleys_axioms(seed, count):
     np.testing.assert_allclose(whole, curved(rows), atol=1e-10)
     # additivity, and the order of the blocks does not count
     added, _ = shapley(
-        lambda x: curved(x).sum(0),
-        rows,
-        others,
-        dict(reversed(BLOCKS.items())),
+        lambda x: curved(x).sum(0), rows, others, dict(reversed(BLOCKS.items()))
     )
     np.testing.assert_allclose(added[:, ::-1], values.sum(0), atol=1e-10)
     # dummy: a block that the model does not use gets nothing

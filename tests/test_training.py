@@ -9,14 +9,7 @@ from models import SETTINGS, fine, replicas, tables, tensors
 from test_scales import scales
 
 from nestedae_utils.errors import ParameterError
-from nestedae_utils.model import (
-    cache,
-    dense,
-    kernels,
-    networks,
-    reference,
-    training,
-)
+from nestedae_utils.model import cache, dense, kernels, networks, reference, training
 from nestedae_utils.model.layers import CODES, Code
 from nestedae_utils.model.replicas import Replicas
 from nestedae_utils.model.scales import Block, Head, Scale
@@ -63,10 +56,7 @@ def both(scale, inputs, targets, some, **settings):
     )
     exact.dtype = torch.float64
     found = []
-    for run, own in (
-        (dense.train, job),
-        (reference.train, exact),
-    ):
+    for run, own in ((dense.train, job), (reference.train, exact)):
         results = dict(run(own, range(len(some))))
         found.append(own.gather([results[r] for r in range(len(some))]))
     return found

@@ -134,12 +134,7 @@ class Task:
         below = self.lower.take(seeds) if self.lower else None
         settings = {**settings, "device": self.device}
         return chain.fit(
-            scale,
-            self.table,
-            replicas,
-            below,
-            standardise_on="train",
-            **settings,
+            scale, self.table, replicas, below, standardise_on="train", **settings
         )
 
     def steps(self, name: str, splits: Sequence[Split], members: int) -> int:

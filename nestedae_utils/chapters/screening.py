@@ -179,8 +179,7 @@ def view(one: Structure, roles: Mapping[str, int], source: str) -> graph_objects
     figure = graph_objects.Figure(parts)
     hidden = {f"{axis}axis": {"visible": False} for axis in "xyz"}
     figure.update_layout(
-        scene={**hidden, "aspectmode": "data"},
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        scene={**hidden, "aspectmode": "data"}, margin={"l": 0, "r": 0, "t": 0, "b": 0}
     )
     if source == "twin":
         figure.add_annotation(text="TWIN", showarrow=False, opacity=0.3, font_size=48)

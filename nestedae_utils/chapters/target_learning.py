@@ -97,11 +97,7 @@ def targets(
 
 
 def by_blocks(
-    name: str,
-    latent: int,
-    hidden: int,
-    heads: Sequence[Head] = (),
-    **code: object,
+    name: str, latent: int, hidden: int, heads: Sequence[Head] = (), **code: object
 ) -> Scale:
     """Return a scale of the direct space that rebuilds it block by block.
 
