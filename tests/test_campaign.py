@@ -1,7 +1,6 @@
 """Campaigns: pools, policies, instruments that fail, and what a kill leaves."""
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -10,11 +9,12 @@ import time
 
 import numpy as np
 import pytest
+from test_sweeps import Cluster
 
 from nestedae_utils import cli
 from nestedae_utils.chapters import conavigation, replays
 from nestedae_utils.data import perovskites
-from nestedae_utils.errors import DataError, ParameterError
+from nestedae_utils.errors import DataError
 from nestedae_utils.rerun import campaign, pools
 from nestedae_utils.rerun.execution import RunError
 from nestedae_utils.study import policies
@@ -29,12 +29,6 @@ def table(tmp_path):
     path = tmp_path / "pool.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
-
-
-def told(capsys, *words):
-    status = cli.main(["campaign", *map(str, words)])
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    return status, line
 
 
 # --- policies -------------------------------------------------------------------
@@ -151,27 +145,24 @@ def test_a_faulty_pool_is_told_in_one_line(table, change, words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--budget", 0], "budget: 0 given"),
-        (["--first", 41], "first: 41 given for a pool of 40 arms"),
-        (["--policy", "gredy"], "Did you mean 'greedy'?"),
-        (["--instrument", "nowhere:f"], "instrument: 'nowhere:f' given"),
-        (["--instruments", 0], "instruments: 0 given"),
-        (["--failing", 2], "failing: 2.0 given"),
+        ("", "target: none given"),
+        ("--target y --budget 0", "budget: 0 given"),
+        ("--target y --first 41", "first: 41 given for a pool of 40 arms"),
+        ("--target y --policy gredy", "Did you mean 'greedy'?"),
+        ("--target y --policy thompson", "one of improvement, bound"),
+        ("--target y --instrument nowhere:f", "instrument: 'nowhere:f' given"),
+        ("--target y --instruments 0", "instruments: 0 given"),
+        ("--target y --failing 2", "failing: 2.0 given"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(
     table, capsys, tmp_path, words, message
 ):
     out = tmp_path / "out"
-    status, line = told(capsys, table, "--target", "y", *words, "-o", out)
+    status = cli.main(["campaign", *map(str, [table, *words.split(), "-o", out])])
     assert status == 2
-    assert message in line
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
     assert not out.exists()
-
-
-def test_nothing_to_look_up_is_told(table, capsys, tmp_path):
-    status, line = told(capsys, table, "-o", tmp_path / "out")
-    assert (status, "target: none given" in line) == (2, True)
 
 
 # --- campaigns -----------------------------------------------------------------
@@ -229,20 +220,26 @@ def measure(arm, attempt):
 '''
 
 
-def started(table, tmp_path, *more):
+@pytest.fixture
+def logged(tmp_path):
+    """Write the instrument; return the variables with which it is found."""
     (tmp_path / "logged.py").write_text(LOGGED, encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    env = os.environ | {"PYTHONPATH": path, "LOGGED": str(tmp_path / "log")}
+    return {"PYTHONPATH": path, "LOGGED": str(tmp_path / "log")}
+
+
+def started(table, tmp_path, logged, *more):
     words = f"campaign {table} --target y --policy trees --budget 12 --instruments 2"
     words += f" --instrument logged:measure -o {tmp_path / 'c'}"
     command = [sys.executable, "-m", "nestedae_utils", *words.split(), *more]
-    pipe = subprocess.PIPE
-    return env, subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
+    how = {"env": os.environ | logged, "text": True}
+    how |= dict.fromkeys(["stdout", "stderr"], subprocess.PIPE)
+    return subprocess.Popen(command, **how)
 
 
-def wait_for(folder, count, process=None):
+def wait_for(folder, count, process):
     while sum("value" in one for one in campaign.asked(folder)) < count:
-        assert process is None or process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
 
 
@@ -252,18 +249,17 @@ def whole(tmp_path):
     order = [one["arm"] for one in found]
     assert len(order) == len(set(order)) == 12
     assert None not in [one["value"] for one in found]
-    return order
 
 
 @pytest.mark.slow
-def test_a_killed_campaign_goes_on_and_repeats_nothing(table, tmp_path):
+def test_a_killed_campaign_goes_on_and_repeats_nothing(table, tmp_path, logged):
     folder = tmp_path / "c"
-    _, process = started(table, tmp_path)
+    process = started(table, tmp_path, logged)
     wait_for(folder, 5, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = campaign.asked(folder)
-    _, process = started(table, tmp_path)
+    process = started(table, tmp_path, logged)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     whole(tmp_path)
@@ -277,39 +273,15 @@ def test_a_killed_campaign_goes_on_and_repeats_nothing(table, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_scheduler_with_workers_of_which_one_is_killed(table, tmp_path):
-    address = tmp_path / "scheduler.json"
-    (tmp_path / "logged.py").write_text(LOGGED, encoding="utf-8")
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    env = os.environ | {"PYTHONPATH": path, "LOGGED": str(tmp_path / "log")}
-    quiet = {"env": env, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    quiet |= {"cwd": tmp_path}
-    base = [sys.executable, "-m", "distributed.cli."]
-    where = ["--scheduler-file", str(address)]
-    one = [*base[:2], f"{base[2]}dask_scheduler", "--port", "0", *where]
-    two = [*base[:2], f"{base[2]}dask_worker", "--no-nanny", "--nthreads", "1", *where]
-    running = [subprocess.Popen([*one, "--no-dashboard"], **quiet)]
-    try:
-        while not address.exists():
-            assert running[0].poll() is None, "the scheduler ended"
-            time.sleep(0.1)
-        found = json.loads(address.read_text())["address"]
-        _, process = started(table, tmp_path, "--scheduler", found)
-        assert f"waiting for a worker at {found}" in process.stderr.readline()
-        workers = [subprocess.Popen([*two, "--no-dashboard"], **quiet) for _ in "ab"]
-        running += workers
+def test_a_scheduler_with_workers_of_which_one_is_killed(table, tmp_path, logged):
+    with Cluster(tmp_path, logged) as cluster:
+        process = started(table, tmp_path, logged, "--scheduler", cluster.address)
+        waits = f"waiting for a worker at {cluster.address}"
+        assert waits in process.stderr.readline()
+        cluster.hire()
         wait_for(tmp_path / "c", 4, process)
-        workers[0].send_signal(signal.SIGKILL)
+        cluster.workers[0].send_signal(signal.SIGKILL)
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-    finally:
-        for each in running:
-            each.kill()
-            each.wait()
     whole(tmp_path)
     assert len(set((tmp_path / "log").read_text().split())) == 12
-
-
-def test_a_policy_is_known_or_refused():
-    with pytest.raises(ParameterError, match="one of improvement, bound"):
-        policies.check("thompson")

@@ -34,14 +34,6 @@ def slurm(tmp_path):
     subprocess.run([*command, "end"], check=True, timeout=100)
 
 
-def guide():
-    """Return the guide's code."""
-    text = (ROOT / "rerunning.md").read_text(encoding="utf-8")
-    section = text.split("### SLURM")[1].split("### ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.S)
-    return code
-
-
 def at_work(process):
     """Return the job that has a kernel, once there is one."""
     end = time.time() + 400
@@ -60,16 +52,16 @@ def at_work(process):
 
 @pytest.mark.slow
 def test_the_guide_with_a_job_that_is_cancelled(slurm, notebooks, tmp_path):
-    code, swaps = (
-        guide(),
-        {
-            'cores=4, processes=4, memory="16GB"': 'cores=1, processes=1, memory="1GB"',
-            "minimum_jobs=10, maximum_jobs=10": "minimum_jobs=2, maximum_jobs=2",
-            '"05", "--grid", "latent=2,4,8,12"': (
-                f'"90", "--grid", "seed=0..3", "-p", "wait=4", "-o", "{tmp_path}/out"'
-            ),
-        },
-    )
+    text = (ROOT / "rerunning.md").read_text(encoding="utf-8")
+    section = text.split("### SLURM")[1].split("### ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.S)
+    swaps = {
+        'cores=4, processes=4, memory="16GB"': 'cores=1, processes=1, memory="1GB"',
+        "minimum_jobs=10, maximum_jobs=10": "minimum_jobs=2, maximum_jobs=2",
+        '"05", "--grid", "latent=2,4,8,12"': (
+            f'"90", "--grid", "seed=0..3", "-p", "wait=4", "-o", "{tmp_path}/out"'
+        ),
+    }
     for old, new in swaps.items():
         assert code.count(old) == 1, old
         code = code.replace(old, new)

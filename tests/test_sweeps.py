@@ -206,22 +206,32 @@ def test_plots_of_numbers_and_texts(axes, tmp_path):
 
 
 class Cluster:
-    """A real scheduler and two real workers, processes of their own."""
+    """A real scheduler and its real workers, processes of their own."""
 
     def __init__(self, folder, environment):
-        self.folder, self.environment = folder, environment
+        self.folder, self.environment, self.workers = folder, environment, []
         path = folder / "scheduler.json"
         words = "scheduler --host 127.0.0.1 --port 0 --no-dashboard"
         self.scheduler = self.start(f"{words} --scheduler-file {path}")
         while not path.exists():
+            assert self.scheduler.poll() is None, "the scheduler ended"
             time.sleep(0.1)
         self.address = json.loads(path.read_text())["address"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for one in [*self.workers, self.scheduler]:
+            one.kill()
+            one.wait()
+
+    def hire(self):
+        """Start two workers."""
         # no nanny: nothing starts a killed worker again
         words = f"worker {self.address} --nthreads 1 --no-nanny --no-dashboard"
-        words += f" --local-directory {folder / 'scratch'} --name w"
+        words += f" --local-directory {self.folder / 'scratch'} --name w"
         self.workers = [self.start(f"{words}{number}") for number in (1, 2)]
-        with Client(self.address, set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=300)
 
     def start(self, words):
         name, *rest = words.split()
@@ -261,11 +271,11 @@ class Cluster:
 def cluster(tmp_path):
     environment = {"TEST_MARK": f"mark-{tmp_path}", "PYTHONPATH": str(ROOT)}
     (tmp_path / "cluster").mkdir()
-    cluster = Cluster(tmp_path / "cluster", environment)
-    yield cluster
-    for one in [*cluster.workers, cluster.scheduler]:
-        one.kill()
-        one.wait()
+    with Cluster(tmp_path / "cluster", environment) as cluster:
+        cluster.hire()
+        with Client(cluster.address, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=300)
+        yield cluster
 
 
 @pytest.mark.slow
