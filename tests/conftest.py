@@ -21,6 +21,8 @@ from nestedae_utils.model import kernels
 from nestedae_utils.rerun import page
 
 ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EACH_NOTEBOOK = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def pytest_configure() -> None:

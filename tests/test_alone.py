@@ -9,7 +9,8 @@ import sys
 
 import pytest
 from conftest import ROOT
-from test_browser import STILL, UNFOLD, WIDE, chromium, violations  # noqa: F401
+from test_browser import STILL, UNFOLD, WIDE, listening, violations
+from test_browser import chromium as chromium
 
 NAME = "05_bandgap_scale"
 SETTINGS = "-p epochs 2 -p seeds 1 -p folds 2 -p sweep_epochs 2 -p data_source twin"
@@ -76,17 +77,15 @@ def test_its_page_reads_as_the_books(alone, chromium):  # noqa: F811
     path = alone / "out" / f"{NAME}.html"
     assert [one.name for one in path.parent.iterdir()] == [f"{NAME}.ipynb", path.name]
     assert path.stat().st_size < 4e6
-    asked, said = [], []
+    asked, said, listen = listening()
     size = {"width": 390, "height": 844}
     context = chromium.new_context(offline=True, viewport=size)
-    page = context.new_page()
-    page.on("request", lambda request: asked.append(request.url.partition(":")[0]))
-    page.on("pageerror", lambda error: said.append(error.message))
-    page.on("console", lambda m: m.type == "error" and said.append(m.text))
+    listen(page := context.new_page())
     page.goto(path.as_uri())
     seen = page.evaluate(SEEN)
-    assert asked.count("file") == 1, "the page itself"
-    assert set(asked) <= {"file", "data", "blob"}
+    schemes = [url.scheme for url in asked]
+    assert schemes.count("file") == 1, "the page itself"
+    assert set(schemes) <= {"file", "data", "blob"}
     assert not said
     assert not seen["undrawn"], "formulas"
     assert not seen["broken"], "images"

@@ -120,6 +120,7 @@ def test_fingerprints_of_pairs():
         (One(1), Two(1)),
         (One(row), One(row + 1)),
         (np.nan, 0.0),
+        (np.int64(1), np.int64(2)),
     ]
     for one, other in pairs:
         assert fingerprint(one) != fingerprint(other), (one, other)
@@ -133,35 +134,14 @@ def test_fingerprints_of_pairs():
         assert fingerprint(one) == fingerprint(other), (one, other)
 
 
-def first():
-    return 1
-
-
-def second():
-    return 2
-
-
 @pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (torch.tensor([1.0]), torch.tensor([2.0])),
-        (first, second),
-        (np.array([[1], "a"], object), np.array([[1], "b"], object)),
-        (np.int64(1), np.int64(2)),
-        (Path("a"), Path("b")),
-        ({1, 2}, {1, 3}),
-        (b"1", b"2"),
-    ],
-    ids=["tensor", "function", "objects", "integer", "path", "set", "bytes"],
+    "value",
+    [torch.ones(1), pickle.loads, np.array([[1], "a"], object), Path("a"), {1}, b"1"],
+    ids=["tensor", "function", "objects", "path", "set", "bytes"],
 )
-def test_what_has_no_fields_is_told_apart_or_refused(one, other):
-    """Never the same fingerprint for two different things."""
-    try:
-        marks = fingerprint(one), fingerprint(other)
-    except TypeError:
-        return
-    assert marks[0] != marks[1]
-    assert fingerprint(pickle.loads(pickle.dumps(one))) == marks[0]
+def test_what_has_no_fields_is_refused(value):
+    with pytest.raises(TypeError, match="has no fields; pass arrays"):
+        fingerprint(value)
 
 
 @pytest.mark.parametrize("place", ["parameters", "scalers"])

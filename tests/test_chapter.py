@@ -11,6 +11,7 @@ import matplotlib as mpl
 import nbformat
 import pandas as pd
 import pytest
+from conftest import EACH_NOTEBOOK, ROOT
 from docutils import nodes
 from docutils.utils import new_document
 from matplotlib.figure import Figure
@@ -21,9 +22,6 @@ from nestedae_utils.book.chapter import NOTICE, Chapter
 from nestedae_utils.data.tables import Tables
 from nestedae_utils.errors import DataError, ParameterError
 
-ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-EACH_NOTEBOOK = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 CELL = """
 seeds: int = 2  # seeds; 1 to 200
 epochs: int = 100  # epochs; 1 to 100000

@@ -7,16 +7,14 @@ import ast
 import re
 import shutil
 import tomllib
-from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import EACH_NOTEBOOK, NOTEBOOKS, ROOT
 
 from nestedae_utils.model import cache
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nestedae_utils"
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # A room imports from rooms further up and from itself, not from those beside.
 LEVELS = (
     ("errors",),
@@ -58,7 +56,7 @@ RAISED = {
     "cli.py": 309,
 }
 EVENING = ["errors.py", "model", "study/protocol.py", "book/chapter.py"]
-FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 9418, 2265, 12029
+FILE, CHAPTER, WHOLE, READ, TESTS = 350, 250, 9418, 2265, 12002
 OTHER_FILES = {"own/fit.py": 400, "model/dense.py": 300}
 CELL, SHORT, MOST = 40, 16, 0.5
 # a cell's code, behind its options
@@ -162,7 +160,7 @@ def test_no_circles():
     assert not left, "each of these waits for another"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@EACH_NOTEBOOK
 def test_cells_are_short(path):
     cells = nbformat.read(path, as_version=4).cells
     code = [c.source.splitlines() for c in cells if c.cell_type == "code"]

@@ -10,13 +10,12 @@ from importlib import metadata
 import nbformat
 import pytest
 import yaml
-from conftest import ROOT, pages
+from conftest import EACH_NOTEBOOK, NOTEBOOKS, ROOT, pages
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from pybtex.database import parse_file
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CUDA = re.compile(r"(nvidia|cuda)-|triton$")
 MACHINE = re.compile(
     r"(?<![\w.>-])/(?:home|root|Users|work)(?:/|\b)"
@@ -137,7 +136,7 @@ def test_contents_list_exactly_the_notebooks():
     assert len(set(pages())) == len(pages())
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@EACH_NOTEBOOK
 def test_notebook_stores_no_output(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
@@ -148,7 +147,7 @@ def test_notebook_stores_no_output(path):
     assert {(len(c.outputs), c.execution_count) for c in code} == {(0, None)}
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@EACH_NOTEBOOK
 def test_the_text_names_every_figure_and_reads_in_jupyterlab(path):
     cells = nbformat.read(path, as_version=4).cells
     text = "\n".join(c.source for c in cells if c.cell_type == "markdown")

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import NOTEBOOKS
 
 from nestedae_utils.book import claims, records, reference
 from nestedae_utils.book.records import record
 from nestedae_utils.errors import DataError
 
-ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 KNOWN = claims.quantities()
 # one with a paper's value, one with an exact one, one without, one limit
 GAP, ROWS, OURS = "gap_mae_train_as_made", "band_gap_rows", "device_inputs"

@@ -6,16 +6,15 @@ import inspect
 import re
 import shlex
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import papermill
 import pytest
 import yaml
+from conftest import ROOT
 from papermill.cli import _resolve_type
 
 from nestedae_utils.book import parameters
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nestedae_utils"
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)

@@ -2,17 +2,16 @@
 
 import json
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import slides
 import yaml
+from conftest import ROOT
 
 from nestedae_utils.book import parameters, records
 from nestedae_utils.book.chapter import GLUED
 
-ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "reference"
 
 
