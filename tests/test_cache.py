@@ -176,7 +176,7 @@ def scaled(values, *, factor=2):
     return values * factor
 
 
-def test_a_result_is_computed_once(store):
+def test_a_result_is_computed_once():
     calls.clear()
     row = np.arange(3.0)
     for _ in range(2):
@@ -185,7 +185,6 @@ def test_a_result_is_computed_once(store):
     scaled(row, factor=4)
     scaled(row + 1, factor=3)
     assert calls == [3, 4, 3]
-    assert store.is_dir()
     found = together(*(partial(scaled, row, factor=f) for f in (3, 5, 4)))
     assert [f.max() for f in found] == [6, 10, 8]
     assert calls == [3, 4, 3, 5]
@@ -309,23 +308,13 @@ def test_a_training_depends_on_its_room_only():
 
 
 def test_a_changed_line_changes_the_key(tmp_path, monkeypatch):
-    """In every room, and through what a module imports at second hand."""
-    package = shutil.copytree(
-        cache.PACKAGE, tmp_path / "nestedae_utils",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )  # fmt: skip
+    """Through what a module imports at second hand, too; or another library."""
+    package = shutil.copytree(cache.PACKAGE, tmp_path / "nestedae_utils")
     monkeypatch.setattr(cache, "PACKAGE", package)
     protocol = "nestedae_utils.study.protocol"
-    outside = cache.digest(cache.sources("__main__"))
     key = cache.digest(cache.sources(protocol))
-    for room in sorted(p for p in package.iterdir() if (p / "__init__.py").exists()):
-        module = max(room.glob("*.py"), key=lambda path: path.stat().st_size)
-        before = module.read_text()
-        module.write_text(before + "# a line\n")
-        assert cache.digest(cache.sources("__main__")) != outside, room
-        module.write_text(before)
     (package / "model" / "kernels.py").write_text("changed = 1\n")
     assert cache.digest(cache.sources(protocol)) != key
+    numpy = cache.digest([], ["numpy"])
     monkeypatch.setattr(cache.importlib.metadata, "version", lambda name: "0")
-    paths = cache.sources(protocol)
-    assert cache.digest(paths, ["numpy"]) != cache.digest(paths)
+    assert cache.digest([], ["numpy"]) != numpy

@@ -6,7 +6,6 @@ the versions of the libraries that compute it.  Change any of them, and the
 result is computed anew.
 """
 
-import ast
 import contextlib
 import functools
 import hashlib
@@ -14,7 +13,7 @@ import importlib.metadata
 import os
 import pickle
 import platform
-import threading
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +29,8 @@ from nestedae_utils.errors import replacing
 
 LIBRARIES = ("numba", "numpy", "pandas", "scikit-learn", "scipy", "torch")
 PACKAGE = Path(__file__).resolve().parents[1]
-# Python 3.11's ast fails where two threads parse at once
-_PARSING = threading.Lock()
+# not by Python's ast: 3.11's fails where two threads parse at once
+_IMPORT = re.compile(r"^ *(?:from ([\w.]+) )?import (\([^)]*\)|.+)", re.MULTILINE)
 
 Result = TypeVar("Result")
 
@@ -58,12 +57,9 @@ def sources(module: str) -> list[Path]:
         if (name := ahead.pop()) in used or name not in every:
             continue
         used.add(name)
-        for node in ast.walk(ast.parse(every[name].read_bytes())):
-            if isinstance(node, ast.Import):
-                ahead += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                ahead += [f"{node.module}.{alias.name}" for alias in node.names]
-                ahead.append(node.module)
+        for above, names in _IMPORT.findall(every[name].read_text(encoding="utf-8")):
+            for one in re.findall(r"[\w.]+", names):
+                ahead += [above, f"{above}.{one}"] if above else [one]
     return [every[name] for name in sorted(used)]
 
 
@@ -80,8 +76,7 @@ def digest(paths: Iterable[Path], libraries: Iterable[str] = ()) -> str:
 @functools.cache
 def source_digest(module: str) -> str:
     """Return a digest of what the results of a module depend on."""
-    with _PARSING:
-        return digest(sources(module), LIBRARIES)
+    return digest(sources(module), LIBRARIES)
 
 
 def fingerprint(value: Any) -> str:
