@@ -27,7 +27,8 @@ FIND_PYTHON = @'$(PYTHON)' -c '$(SUITS)' >/dev/null 2>&1 || { echo \
 	at $(PYTHON)): install one or name it, make PYTHON=..." >&2; exit 1; }
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet
+# what is imported compiles when it is; most of it never is
+PIP := $(BIN)/python -m pip install --quiet --no-compile
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 # One line a page, with a bar of its trainings; the rest is _build/log.txt.

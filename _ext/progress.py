@@ -2,26 +2,33 @@
 
 ``python _ext/progress.py build . -n -W`` takes the words of ``jupyter-book``.
 Kernels tell on the same terminal how far their trainings are, or in the log
-where there is none.
+where there is none.  Where there are two cores, two chapters are executed at once,
+one from the beginning and one from the end.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+import signal
+import subprocess
 import sys
 import time
 import traceback
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ahead
 import click
+import joblib
 import myst_nb.core.execute
+import nbformat
 from jupyter_book import sphinx
 from jupyter_book.cli.main import main
 from jupyter_cache.executors import utils
 from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
 
 LOG = Path("_build/log.txt")
 WARNING = re.compile(r"^.*(?:WARNING|ERROR|CRITICAL): .*$", re.MULTILINE)
@@ -49,12 +56,15 @@ class Lines:
         self.step, self.began = step, time.monotonic()
         os.write(self.out, f"{step} ...".encode())
 
-    def end(self) -> None:
-        """End the line of a step with the seconds that it took."""
+    def end(self, took: float | None = None) -> None:
+        """End the line of a step with the seconds that it took, here or elsewhere."""
         if self.step:
             again = f"\r\x1b[K{self.step}" if os.isatty(self.out) else ""
             seconds = time.monotonic() - self.began
-            os.write(self.out, f"{again} {seconds:.0f} s\n".encode())
+            words = (
+                f"{seconds:.0f} s" if took is None else f"{took:.0f} s, beside others"
+            )
+            os.write(self.out, f"{again} {words}\n".encode())
             self.step = ""
 
     def fail(self, words: str) -> None:
@@ -62,6 +72,36 @@ class Lines:
         self.end()
         words = " ".join(click.unstyle(words).split())
         os.write(self.err, f"{words} The whole log: {LOG}\n".encode())
+
+
+class Others:
+    """A process that executes notebooks, while the build executes others."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        """Let it execute those of the paths that nobody has begun, in order."""
+        self.folder = LOG.parent / "ahead"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        # its bars would be drawn over those of the chapter that is read
+        self.process = subprocess.Popen(
+            [sys.executable, ahead.__file__, self.folder, *paths],
+            env=os.environ | {"NESTEDAE_PROGRESS": os.devnull},
+        )
+
+    def executed(self, page: str) -> Path | None:
+        """Return a page that was executed there, once it is; None: do it yourself."""
+        path = self.folder / f"{page}.ipynb"
+        if ahead.begin(self.folder, page):
+            return None
+        while self.process.poll() is None and not path.exists():
+            time.sleep(0.1)
+        return path if path.exists() else None
+
+    def end(self) -> None:
+        """Stop it, and its kernel."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait()
+        shutil.rmtree(self.folder)
 
 
 def described(error: BaseException) -> str:
@@ -75,10 +115,25 @@ def described(error: BaseException) -> str:
 def build(words: list[str]) -> int:
     """Run Jupyter Book; return its exit status."""
     lines, failure, cell = Lines(), "", 0
+    others: Others | None = None
+    later: list[Path] = []
+    execute = utils.executenb
 
     def begun(cell_index: int, **_: Any) -> None:
         nonlocal cell
         cell = cell_index + 1
+
+    def executed(notebook: NotebookNode, **settings: Any) -> None:
+        nonlocal others
+        page = os.environ["NESTEDAE_CHAPTER"]
+        if others and (path := others.executed(page)):
+            notebook.update(nbformat.read(path, as_version=4))
+            lines.end(path.stat().st_mtime - (path.parent / page).stat().st_mtime)
+            return
+        execute(notebook, on_cell_execute=begun, **settings)
+        # behind the first page, which compiles the kernel for all
+        if later and not others and joblib.cpu_count() > 1:
+            others = Others(later)
 
     class Client(myst_nb.core.execute.NotebookClientDirect):
         """Executes the cells of a page."""
@@ -96,16 +151,23 @@ def build(words: list[str]) -> int:
                 raise
             lines.end()
 
+    def begin(app: Any, env: Any, pages: list[str]) -> None:
+        nonlocal later
+        paths = [Path(env.doc2path(page)) for page in pages]
+        # from the last but one, as the last finds what the first ones train
+        later = [path for path in paths if path.suffix == ".ipynb"][-2:1:-1]
+
     class Book(sphinx.Sphinx):
         """Writes the pages when all are read."""
 
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
+            self.connect("env-before-read-docs", begin)
             self.connect("env-updated", lambda *_: lines.begin("pages"))
             self.connect("build-finished", lambda *_: lines.end())
 
     lines.begin("set-up")
-    utils.executenb = partial(utils.executenb, on_cell_execute=begun)
+    utils.executenb = executed
     myst_nb.core.execute.NotebookClientDirect = Client
     sphinx.Sphinx = Book
     try:
@@ -118,6 +180,9 @@ def build(words: list[str]) -> int:
         failure = error.format_message()
     except Exception:
         traceback.print_exc()
+    finally:
+        if others:
+            others.end()
     again = "Mend it and run make again; finished trainings are kept."
     found = WARNING.findall(LOG.read_text(encoding="utf-8"))
     if found and not failure:

@@ -1,45 +1,34 @@
 """Write measured times where they are told: ``python benchmarks/times.py``.
 
-With a machine's name and what two cold builds printed (``make book | tee``),
-one with nothing beside it and one on a busy machine, their chapters' seconds
-go to ``data/times.csv``, with the replica-steps of the results that the last
-build left; without, what stands there is kept.  Then the table of the README
-and each chapter's "Run time" are written from it: the least and the most
-seconds of any machine.
+With a machine's name and what ``make bench`` wrote there twice, once with nothing
+beside it and once on a busy machine, the seconds of chapters that run one after the
+other from an empty cache go to ``data/times.csv``, with what they train; without,
+what stands there is kept.  Then the table of the README and each chapter's "Run time"
+are written from it: the least and the most seconds of any machine.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 
 import pandas as pd
 
-from nestedae_utils.book import records
-from nestedae_utils.book.chapter import results_folder
 from nestedae_utils.data.files import DATA, NOTEBOOKS
 
 README = DATA.with_name("README.md")
 SPAN = re.compile(r"(?<=Run time: )(about )?\d+ to \d+ seconds on two( slow)? cores")
 
 
-def seconds(path: str) -> dict[str, int]:
-    """Return the seconds of each chapter in what a build printed."""
-    lines = re.findall(r"(?m)^(\d\d_\w+) .*?(\d+) s$", Path(path).read_text())
-    return {chapter: int(text) for chapter, text in lines}
-
-
-def measured(machine: str, alone: str, busy: str) -> pd.DataFrame:
+def measured(machine: str, *paths: str) -> pd.DataFrame:
     """Return a machine's rows of ``data/times.csv``."""
-    low, high, rows = seconds(alone), seconds(busy), []
-    for chapter, content in records.results_of(results_folder()).items():
-        steps = content["trainings"]
-        ran = sum(
-            v for k, v in steps.items() if k in ("dense steps", "reference steps")
-        )
-        ends = sorted((low[chapter], high[chapter]))
-        rows.append([machine, chapter, *ends, ran, content["date"]])
+    alone, busy = (json.loads(Path(path).read_text()) for path in paths)
+    rows = []
+    for one, again in zip(alone["chapters"], busy["chapters"], strict=True):
+        ends = sorted(round(run["seconds"]) for run in (one, again))
+        rows.append([machine, one["chapter"], *ends, one["trained"], alone["date"]])
     names = "machine chapter seconds_low seconds_high replica_steps date"
     return pd.DataFrame(rows, columns=names.split())
 

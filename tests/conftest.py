@@ -16,7 +16,7 @@ import yaml
 from nbval.kernel import RunningKernel
 
 from nestedae_utils.data import files, tables
-from nestedae_utils.errors import DataUnavailable
+from nestedae_utils.errors import DataError, DataUnavailable
 from nestedae_utils.model import kernels
 from nestedae_utils.rerun import page
 
@@ -52,6 +52,22 @@ def pages(folder: Path = ROOT) -> list[str]:
     contents = yaml.safe_load((folder / "_toc.yml").read_text())
     parts = (part["chapters"] for part in contents["parts"])
     return [contents["root"], *(one["file"] for part in parts for one in part)]
+
+
+def told(call: Callable, *given, error: type = DataError, **named) -> str:
+    """Return what a call that must fail says, in one line."""
+    with pytest.raises(error) as caught:
+        call(*given, **named)
+    line = str(caught.value).strip()
+    assert "\n" not in line
+    return line
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a test a cache of its own."""
+    monkeypatch.setenv("NESTEDAE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="session")

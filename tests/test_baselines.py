@@ -6,10 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from nestedae_utils.study import baselines, protocol
 
-
-@pytest.fixture(autouse=True)
-def store(monkeypatch, tmp_path):
-    monkeypatch.setenv("NESTEDAE_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def data(rows=90):

@@ -16,6 +16,7 @@ import pytest
 import readings
 import yaml
 from conftest import ROOT, pages
+from joblib import cpu_count
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from nestedae_utils.book import claims, records
@@ -305,3 +306,33 @@ def test_a_cell_that_fails_is_told_in_one_line(tmp_path, code, words):
     assert line.startswith(f"page: cell 3 of 3: {words}")
     assert line.endswith("_build/log.txt")
     assert "Traceback" in read(tmp_path / "_build" / "log.txt")
+
+
+# Each waits for the other's file.
+MEET = """
+import pathlib, time
+pathlib.Path({!r}).touch()
+until = time.monotonic() + 100
+while not pathlib.Path({!r}).exists() and time.monotonic() < until:
+    time.sleep(0.1)
+print("me" * 2 if time.monotonic() < until else "alone")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cpu_count() < 2, reason="one core executes one chapter")
+@pytest.mark.parametrize("fault", ["", "raise ValueError('no luck')"])
+def test_two_chapters_are_executed_at_once(tmp_path, fault):
+    codes = {"a": "1", "b": MEET.format("b", "c"), "d": "1"}
+    codes["c"] = MEET.format("c", "b") + fault
+    for name, code in codes.items():
+        cells = [new_markdown_cell(f"# Page {name}"), new_code_cell(code)]
+        nbformat.write(new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    done = build(tmp_path, ["d", *"abc"])
+    assert not (tmp_path / "_build" / "ahead").exists()
+    if fault:
+        assert done.stderr.startswith("c: cell 2 of 2: ValueError: no luck.")
+        return
+    for name in "bc":
+        assert "meme" in read(tmp_path / "_build" / "html" / f"{name}.html")
+    assert re.findall(r"(?m)^(.) .* beside others$", done.stdout) == ["c"]

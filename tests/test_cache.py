@@ -22,6 +22,8 @@ from nestedae_utils.model.chain import fit
 
 # --- Fingerprints ---------------------------------------------------------
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 texts = st.text(string.printable, max_size=5)
 numbers = st.one_of(
     st.booleans(), st.integers(), st.floats(allow_nan=False), st.none(), texts
@@ -159,13 +161,6 @@ def test_fingerprint_of_a_fitted_chain(place):
 # --- results -----------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def store(monkeypatch, tmp_path):
-    """Give each test a cache of its own."""
-    monkeypatch.setenv("NESTEDAE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 calls = []
 
 
@@ -191,13 +186,13 @@ def test_a_result_is_computed_once():
 
 
 @pytest.mark.parametrize("state", ["damaged", "unwritable"])
-def test_a_result_is_computed_where_it_cannot_be_kept(state, store, recwarn):
+def test_a_result_is_computed_where_it_cannot_be_kept(state, own_cache, recwarn):
     calls.clear()
     if state == "unwritable":
-        store.write_text("in the way")
+        own_cache.write_text("in the way")
     for _ in range(2):
         assert scaled(np.arange(3.0)).tolist() == [0, 2, 4]
-        for path in store.rglob("*.pickle"):
+        for path in own_cache.rglob("*.pickle"):
             path.write_bytes(path.read_bytes()[:40])
     assert calls == [2, 2]
     assert not recwarn.list
@@ -280,9 +275,9 @@ def test_an_interruption_keeps_what_is_done(monkeypatch):
 
 
 @pytest.mark.parametrize("state", ["cut short", "empty", "folder"])
-def test_a_damaged_training_is_trained_anew(state, store):
+def test_a_damaged_training_is_trained_anew(state, own_cache):
     fit(fine(), tables(), replicas(2), **SETTINGS)
-    path = next((store / "trainings").iterdir())
+    path = next((own_cache / "trainings").iterdir())
     content = path.read_bytes()
     path.unlink()
     if state == "folder":
@@ -292,9 +287,9 @@ def test_a_damaged_training_is_trained_anew(state, store):
     assert trained(fine(), tables(), replicas(2)) == (1, 1)
 
 
-def test_a_cache_that_cannot_be_written_costs_only_time(store):
-    store.mkdir()
-    (store / "trainings").write_text("in the way")
+def test_a_cache_that_cannot_be_written_costs_only_time(own_cache):
+    own_cache.mkdir()
+    (own_cache / "trainings").write_text("in the way")
     assert trained(fine(), tables(), replicas(2)) == (2, 0)
 
 

@@ -9,12 +9,12 @@ import time
 
 import numpy as np
 import pytest
+from conftest import told
 from test_sweeps import Cluster
 
 from nestedae_utils import cli
 from nestedae_utils.chapters import conavigation, replays
 from nestedae_utils.data import perovskites
-from nestedae_utils.errors import DataError
 from nestedae_utils.rerun import campaign, pools
 from nestedae_utils.rerun.execution import RunError
 from nestedae_utils.study import policies
@@ -137,9 +137,7 @@ def test_a_pool_is_read_with_its_texts_as_columns(table):
 )
 def test_a_faulty_pool_is_told_in_one_line(table, change, words):
     table.write_text(change(table.read_text(encoding="utf-8")), encoding="utf-8")
-    with pytest.raises(DataError, match=words) as caught:
-        pools.read(table, "y")
-    assert "\n" not in str(caught.value)
+    assert words in told(pools.read, table, "y")
 
 
 @pytest.mark.parametrize(

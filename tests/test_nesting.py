@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -28,14 +29,13 @@ CHAPTER = "19_when_nesting_helps.json"
 
 
 def changed(**dials):
-    return world(Dials(**{**vars(SMALL), **dials}), seed=3)
+    return world(replace(SMALL, **dials), seed=3)
 
 
 def test_a_dial_turns_what_it_names_and_nothing_else():
     usual = changed()
-    assert {name: len(table["y"]) for name, table in usual.items()} == {
-        **{"fine": 60, "middle": 35, "coarse": 20, "asked": ASKED}
-    }
+    sizes = {"fine": 60, "middle": 35, "coarse": 20, "asked": ASKED}
+    assert {name: len(table["y"]) for name, table in usual.items()} == sizes
     for name, dials in {
         "fine": {"relevance": 0.0, "shift": 2.0, "coarse_noise": 1.0},
         "coarse": {"fine_noise": 1.0, "fine": 90},
@@ -49,9 +49,9 @@ def test_a_dial_turns_what_it_names_and_nothing_else():
 def test_relevance_shift_and_duplicates_are_what_they_say():
     many = Dials(coarse=4000, fine=50, coarse_noise=0.0)
     for relevance in (0.0, 0.5, 1.0):
-        y = world(Dials(**{**vars(many), "relevance": relevance}), 0)["coarse"]["y"]
+        y = world(replace(many, relevance=relevance), 0)["coarse"]["y"]
         assert y.std() == pytest.approx(1, abs=0.1)
-    away = world(Dials(**{**vars(many), "shift": 2.0}), 0)["coarse"]["inputs"].mean(0)
+    away = world(replace(many, shift=2.0), 0)["coarse"]["inputs"].mean(0)
     assert np.linalg.norm(away) == pytest.approx(2, abs=0.1)
     half = changed(duplicates=0.5)["coarse"]
     assert len(np.unique(half["inputs"], axis=0)) == 10
@@ -62,10 +62,8 @@ def test_nesting_helps_where_it_must_and_harms_where_it_must():
     """Thirty rows of the very fine property; then of another one."""
     known = Dials(coarse=30, likeness=1.0)
     alike = [world(known, seed) for seed in range(4)]
-    other = [
-        world(Dials(**{**vars(known), "coarse": 200, "relevance": 0.0}), seed)
-        for seed in range(4)
-    ]
+    unlike = replace(known, coarse=200, relevance=0.0)
+    other = [world(unlike, seed) for seed in range(4)]
     helps, harms = (
         nesting_map.outcome(some, steps=300, controls=False) for some in (alike, other)
     )

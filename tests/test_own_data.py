@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import process
+from conftest import process, told
 
 from nestedae_utils.data.tables import read_text
 from nestedae_utils.errors import DataError, ParameterError
@@ -71,17 +71,9 @@ def kept(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, own_cache):
     """Return a fresh folder with tables and a declaration."""
-    monkeypatch.setenv("NESTEDAE_CACHE", str(tmp_path / "cache"))
     return write_tables(tmp_path)
-
-
-def told(call, *given, **named):
-    """Return the one line of the fault of a call."""
-    with pytest.raises(DataError, match=r"^[^\n]+\Z") as caught:
-        call(*given, **named)
-    return str(caught.value)
 
 
 def test_report_is_complete_and_per_sample(kept):

@@ -15,9 +15,7 @@ from nestedae_utils.study import protocol
 SETTINGS = {"epochs": 2, "batch_size": 5, "learning_rate": 0.001}
 
 
-@pytest.fixture(autouse=True)
-def _store(monkeypatch, tmp_path):
-    monkeypatch.setenv("NESTEDAE_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def table(rows=16):
