@@ -1,8 +1,8 @@
-"""Execute the later chapters of a build, from the end on, beside the earlier ones.
+"""Execute the later pages of a build, from the end on, beside the earlier ones.
 
-``python _ext/ahead.py FOLDER NOTEBOOK...`` takes each notebook that nobody has begun
-and leaves it, executed, in the folder; the build (``progress.py``), which comes from
-the other side, takes it from there.  What fails ends this process: the build executes
+``python _ext/ahead.py FOLDER PAGE...`` takes each page that nobody has begun and
+leaves it, executed, in the folder; the build (``progress.py``), which comes from the
+other side, takes it from there.  What fails ends this process: the build executes
 that page itself, and tells.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+from myst_nb.core.read import read_myst_markdown_notebook
 
 
 def begin(folder: Path, page: str) -> bool:
@@ -36,17 +37,20 @@ def stay_with(parent: int) -> None:
 
 
 def main(folder: Path, paths: list[Path]) -> None:
-    """Execute notebooks, each in its folder."""
+    """Execute pages, notebooks or text with cells, each in its folder."""
     threading.Thread(target=stay_with, args=[os.getppid()], daemon=True).start()
     for path in paths:
         if not begin(folder, path.stem):
             continue
         os.environ["NESTEDAE_CHAPTER"] = path.stem
-        notebook = nbformat.read(path, as_version=4)
+        if path.suffix == ".ipynb":
+            notebook = nbformat.read(path, as_version=4)
+        else:
+            notebook = read_myst_markdown_notebook(path.read_text(encoding="utf-8"))
         nbclient.execute(notebook, cwd=str(path.parent), timeout=-1)
-        beside = folder / f"{path.name}.part"
+        beside = folder / f"{path.stem}.part"
         nbformat.write(notebook, beside)
-        beside.rename(folder / path.name)
+        beside.rename(beside.with_suffix(".ipynb"))
 
 
 if __name__ == "__main__":

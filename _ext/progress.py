@@ -127,7 +127,10 @@ def build(words: list[str]) -> int:
         nonlocal others
         page = os.environ["NESTEDAE_CHAPTER"]
         if others and (path := others.executed(page)):
-            notebook.update(nbformat.read(path, as_version=4))
+            done = nbformat.read(path, as_version=4)
+            notebook.metadata.update(done.metadata)
+            for cell, its in zip(notebook.cells, done.cells, strict=True):
+                cell.update(its)
             lines.end(path.stat().st_mtime - (path.parent / page).stat().st_mtime)
             return
         execute(notebook, on_cell_execute=begun, **settings)
@@ -154,8 +157,10 @@ def build(words: list[str]) -> int:
     def begin(app: Any, env: Any, pages: list[str]) -> None:
         nonlocal later
         paths = [Path(env.doc2path(page)) for page in pages]
-        # from the last but one, as the last finds what the first ones train
-        later = [path for path in paths if path.suffix == ".ipynb"][-2:1:-1]
+        # from the last chapter but one, which finds what the first ones train; of the
+        # pages with cells only this one reads no chapter's results
+        later = [path for path in paths if path.stem == "rerunning"]
+        later += [path for path in paths if path.suffix == ".ipynb"][-2:1:-1]
 
     class Book(sphinx.Sphinx):
         """Writes the pages when all are read."""
