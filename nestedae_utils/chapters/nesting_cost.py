@@ -1,4 +1,4 @@
-"""What training costs as a thing grows: seconds, memory, exponents."""
+"""What training costs as a thing grows: CPU time, memory, exponents."""
 
 from __future__ import annotations
 
@@ -38,12 +38,15 @@ def job(rows: int, replicas: int, latent: int, epochs: int) -> Job:
 
 
 def seconds(run: Callable[[], None], repeats: int) -> float:
-    """Return the least of several times, what no other work has made longer."""
+    """Return the least of several CPU times, of all threads together.
+
+    By the clock, others that wait for the same cores would be timed, too.
+    """
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 
@@ -62,7 +65,7 @@ def train_all(jobs: Sequence[Job]) -> None:
 def costs(
     what: str, values: Sequence[int], steps: int, repeats: int
 ) -> list[dict[str, float]]:
-    """Return seconds and replica-steps as one of four things grows.
+    """Return CPU seconds and replica-steps as one of four things grows.
 
     ``what``: ``"replicas"``, ``"rows"`` (one pass over them), ``"latents"``, or
     ``"scales"``, one after another; the others are 4, 320, 6 and 1.
@@ -112,7 +115,7 @@ def memory(rows: int) -> tuple[float, float]:
 
 
 def exponent(values: Sequence[float], taken: Sequence[float]) -> tuple[float, ...]:
-    """Return the slope of log time on log value, and its 95 % interval."""
+    """Return the slope of log CPU time on log value, and its 95 % interval."""
     fit = stats.linregress(np.log(values), np.log(taken))
     reach = stats.t.ppf(0.975, len(values) - 2) * fit.stderr
     return fit.slope, fit.slope - reach, fit.slope + reach
