@@ -41,7 +41,9 @@ class Lines:
         """Keep the terminal; all that is printed from now on is logged."""
         LOG.parent.mkdir(exist_ok=True)
         self.out, self.err = os.dup(1), os.dup(2)
-        with LOG.open("wb") as log:
+        LOG.write_bytes(b"")
+        # at its end, where kernels tell of their trainings, too
+        with LOG.open("ab") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         seen = [os.ttyname(fd) for fd in (self.out, self.err) if os.isatty(fd)]
@@ -82,19 +84,29 @@ class Others:
         self.folder = LOG.parent / "ahead"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
-        # its bars would be drawn over those of the chapter that is read
+        self.bars = self.folder.resolve() / "bars"
+        self.draw(False)
         self.process = subprocess.Popen(
             [sys.executable, ahead.__file__, self.folder, *paths],
-            env=os.environ | {"NESTEDAE_PROGRESS": os.devnull},
+            env=os.environ | {"NESTEDAE_PROGRESS": str(self.bars)},
         )
+
+    def draw(self, alone: bool) -> None:
+        """Let its bars be drawn where others are: on a terminal only if alone."""
+        place, beside = os.environ["NESTEDAE_PROGRESS"], self.bars.with_suffix(".part")
+        hidden = Path(place).is_char_device() and not alone
+        beside.symlink_to(os.devnull if hidden else place)
+        beside.rename(self.bars)
 
     def executed(self, page: str) -> Path | None:
         """Return a page that was executed there, once it is; None: do it yourself."""
         path = self.folder / f"{page}.ipynb"
         if ahead.begin(self.folder, page):
             return None
+        self.draw(True)
         while self.process.poll() is None and not path.exists():
             time.sleep(0.1)
+        self.draw(False)
         return path if path.exists() else None
 
     def end(self) -> None:
