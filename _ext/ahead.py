@@ -33,11 +33,13 @@ def stay_with(parent: int) -> None:
     """Stop, as by Ctrl-C, once the build is gone."""
     while os.getppid() == parent:
         time.sleep(1)
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(folder: Path, paths: list[Path]) -> None:
     """Execute pages, notebooks or text with cells, each in its folder."""
+    # ended so that its kernel ends, too; Ctrl-C is ignored behind a shell's "&"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=stay_with, args=[os.getppid()], daemon=True).start()
     for path in paths:
         if not begin(folder, path.stem):

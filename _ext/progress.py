@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -77,7 +76,7 @@ class Lines:
 
 
 class Others:
-    """A process that executes notebooks, while the build executes others."""
+    """A process that executes pages, while the build executes others."""
 
     def __init__(self, paths: list[Path]) -> None:
         """Let it execute those of the paths that nobody has begun, in order."""
@@ -111,7 +110,7 @@ class Others:
 
     def end(self) -> None:
         """Stop it, and its kernel."""
-        self.process.send_signal(signal.SIGINT)
+        self.process.terminate()
         self.process.wait()
         shutil.rmtree(self.folder)
 

@@ -312,7 +312,7 @@ def test_a_cell_that_fails_is_told_in_one_line(tmp_path, code, words):
 MEET = """
 import pathlib, time
 pathlib.Path({!r}).touch()
-until = time.monotonic() + 100
+until = time.monotonic() + 300
 while not pathlib.Path({!r}).exists() and time.monotonic() < until:
     time.sleep(0.1)
 print("me" * 2 if time.monotonic() < until else "alone")
