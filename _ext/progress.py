@@ -8,6 +8,7 @@ one from the beginning and one from the end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -109,9 +110,11 @@ class Others:
         return path if path.exists() else None
 
     def end(self) -> None:
-        """Stop it, and its kernel."""
-        self.process.terminate()
-        self.process.wait()
+        """Stop it, and its kernel; again where the word was lost in a destructor."""
+        while self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(30)
         shutil.rmtree(self.folder)
 
 

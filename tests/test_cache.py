@@ -229,14 +229,12 @@ def test_a_replica_is_found_whoever_trained_it():
     assert trained(fine(), table, replicas(2, 3)) == (4, 2)
     assert trained(fine(), table, replicas(2), epochs=4) == (2, 0)
     assert trained(fine(l1=0.5), table, replicas(2)) == (2, 0)
-    other = {**table, "p": table["p"] + 1e-3}
-    assert trained(fine(), other, replicas(2)) == (2, 0)
+    assert trained(fine(), {**table, "p": table["p"] + 1e-3}, replicas(2)) == (2, 0)
     assert trained(fine(), table, replicas(4).take([0])) == (1, 0)
 
 
 def test_equal_replicas_are_trained_once():
-    twice = replicas(2).times(draw=[0, 1])
-    assert trained(fine(), tables(), twice) == (2, 2)
+    assert trained(fine(), tables(), replicas(2).times(draw=[0, 1])) == (2, 2)
 
 
 def test_a_scale_above_is_found_on_the_same_scale_below():

@@ -361,8 +361,7 @@ def test_prediction_keeps_rows_and_adds_spread(kept):
     typed = own.predict(fitted, new.astype({"radius": float, "weight": float}))
     pd.testing.assert_series_equal(typed["energy_predicted"], found["energy_predicted"])
     gaps = read_text(folder / "gaps.csv")
-    lower = own.predict(fitted, gaps, scale="gap")["gap_predicted"]
-    assert np.isfinite(lower).all()
+    assert np.isfinite(own.predict(fitted, gaps, scale="gap")["gap_predicted"]).all()
     with pytest.raises(ParameterError, match="Did you mean 'gap'"):
         own.predict(fitted, gaps, scale="gaps")
 
@@ -394,8 +393,7 @@ def test_a_folder_of_results_and_the_round_trip(kept, tmp_path):
         paths = fitted.write(out)
         assert paths == [out / name for name in names]
         assert set(out.iterdir()) == set(paths)
-    report = pd.read_csv(paths[1])
-    np.testing.assert_allclose(report["value"], fitted.report["value"])
+    np.testing.assert_allclose(pd.read_csv(paths[1])["value"], fitted.report["value"])
     assert len(pd.read_csv(paths[2])) == len(fitted.held_out)
     again = own.load(paths[0])
     assert (again.declaration.title, again.kinds) == ("mine", fitted.kinds)

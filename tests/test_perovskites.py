@@ -144,8 +144,7 @@ def test_arrays():
     assert all(v.dtype == np.float64 for v in arrays.values())
     for name, kinds in LAYERS.items():
         assert (arrays[name].sum(axis=1) == 1).all()
-        back = np.array(kinds)[arrays[name].argmax(axis=1)]
-        assert (back == frame[name]).all()
+        assert (np.array(kinds)[arrays[name].argmax(axis=1)] == frame[name]).all()
     arrays = list(perovskites.band_gap_arrays(gaps).values())
     assert (np.hstack(arrays) == gaps[[*FEATURES, *IONS, "gap"]]).all(axis=None)
 

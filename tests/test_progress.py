@@ -1,5 +1,6 @@
 """Progress goes to the terminal that is named, and to nobody else."""
 
+import contextlib
 import os
 import pty
 import subprocess
@@ -18,12 +19,20 @@ def train():
         outer(9)
 
 
+def drawn_on(reading):
+    """A terminal hands on bit by bit what was drawn, and then that it is closed."""
+    with contextlib.suppress(OSError):
+        while True:
+            yield os.read(reading, 10_000)
+
+
 def test_a_terminal_shows_the_trainings_of_all_that_run(monkeypatch, capfd):
     reading, terminal = pty.openpty()
     monkeypatch.setenv("NESTEDAE_PROGRESS", os.ttyname(terminal))
     monkeypatch.setenv("NESTEDAE_CHAPTER", "03_fig2")
     train()
-    drawn = os.read(reading, 10_000).decode().split("\r")
+    os.close(terminal)
+    drawn = b"".join(drawn_on(reading)).decode().split("\r")
     assert drawn[1].startswith("03_fig2 AE2")
     assert " 2/4, " in drawn[1], "1.5 of both, rounded"
     assert not drawn[-1].strip(), "the line is cleared"

@@ -96,8 +96,7 @@ def test_another_run_is_replaced_only_with_force(copied):
     with pytest.raises(RunError, match="no luck"):
         runs.run(planned(notebooks, fail=True), folder, force=True)
     assert (folder / "run.json").read_text() == before
-    done = runs.run(what, folder, force=True)
-    assert done.results["records"][0]["value"] == 4
+    assert runs.run(what, folder, force=True).results["records"][0]["value"] == 4
     assert names(folder) == FILES
     assert names(folder.parent) == ["notebooks", "run"]
 

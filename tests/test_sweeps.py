@@ -168,8 +168,7 @@ def test_a_killed_kernel_costs_one_retried_run(notebooks, tmp_path):
     done = sweeps.sweep(what, tmp_path / "sweep").values()
     assert flag.exists()
     assert [one.results["records"][0]["value"] for one in done] == [0, 1]
-    left = names(tmp_path / "sweep" / "runs")
-    assert left == sorted(plan.key[:16] for plan in what)
+    assert names(tmp_path / "sweep" / "runs") == sorted(plan.key[:16] for plan in what)
 
 
 def test_two_sweeps_in_one_folder(copied):

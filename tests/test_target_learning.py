@@ -59,8 +59,7 @@ def test_slerp():
     assert np.allclose(middle, np.sqrt([0.5, 0.5]))
     ends = generated.slerp(first, 3 * second, np.array([0.0, 1.0]))[0]
     assert np.allclose(ends, [[1, 0], [0, 3]])
-    line = generated.straight(first, second, np.array([0.5]))[0, 0]
-    assert np.allclose(line, 0.5)
+    assert np.allclose(generated.straight(first, second, np.array([0.5]))[0, 0], 0.5)
 
 
 def test_points_are_where_their_names_say():

@@ -189,7 +189,7 @@ def _fault(frame: pd.DataFrame, wrong: Sequence, where: str, words: str) -> None
     if len(rows):
         name = frame["formula"].iloc[rows[0]]
         told = f"{where}: row {rows[0]} ({name}): {words} is allowed"
-        more = f" ({len(rows) - 1} further rows)" if rows[1:].size else ""
+        more = f" (and {len(rows) - 1} more)" if rows[1:].size else ""
         raise DataError(f"{told}{more}.")
 
 

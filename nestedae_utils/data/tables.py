@@ -72,7 +72,7 @@ def read_text(path: str | Path) -> pd.DataFrame:
                 told.append(f"fields are separated by {_SEPARATORS[separator]}")
             frame = _with_points(frame, separator, told)
             if empty := sum(map(bool, lines)) - len(filled):
-                told.append(f"{empty} lines without a value are no rows")
+                told.append(f"lines without a value, left out: {empty}")
             if told:
                 _LOG.info("%s: %s.", path, "; ".join(told))
             return frame
@@ -224,7 +224,7 @@ def _fault(
     names = check.name.split(", ")
     values = texts.loc[rows[0], names].tolist()
     found = ["nothing" if pd.isna(v) else repr(v) for v in values]
-    more = f" ({len(rows) - 1} further lines)" if rows[1:] else ""
+    more = f" (and {len(rows) - 1} more)" if rows[1:] else ""
     # Line 1 is the header.
     return DataError(
         f"{path}: column {', '.join(repr(titles[name]) for name in names)}, "

@@ -53,7 +53,7 @@ class Columns:
             found = ascii(text[:40]) if text else "nothing"
             words = f"row {self.rows[wrong[0]]} below the header: {found} found, "
             words += f"{allowed} is allowed; correct it or leave the row out"
-            words += f" ({more} further rows)." if more else "."
+            words += f" (and {more} more)." if more else "."
             raise self.fault(name, words)
         return texts
 
