@@ -25,6 +25,8 @@ WIDTHS = {
 }
 """Columns of each block of the direct space."""
 NUMBERS = ("cell", "coordinates")
+PIECE = 256
+"""Images that are convolved at once: thousands would take gigabytes."""
 PUBLISHED = {"image": 5280.0, "divergence": 1.0, "heads": 10.0}
 """The authors' factors of the summed squared error, of the divergence and of
 each of the two heads, in their code."""
@@ -61,6 +63,9 @@ def convolution(height: int, width: int, channels: int, kernel: int = 3) -> Net:
         masks: Sequence[Tensor] = (),
     ) -> Tensor:
         count, rows = x.shape[:2]
+        if rows > PIECE:
+            parts = [apply(path, kinds, p, part) for part in x.split(PIECE, 1)]
+            return torch.cat(parts, 1)
         # (R, n, ...) to (n, R * channels, height, width)
         image = x.reshape(count, rows, height, width, channels)
         image = image.permute(1, 0, 4, 2, 3).reshape(rows, -1, height, width)

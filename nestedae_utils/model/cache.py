@@ -87,11 +87,11 @@ def fingerprint(value: Any) -> str:
     differ in what their pickles share.)
     """
     value = np.asarray(value) if isinstance(value, np.generic) else value
-    parts: list[Any] = []
+    parts, flat = list[Any](), np.zeros(0)
     if value is None or isinstance(value, (str, int, float, bool)):
         content = repr(value).encode()
     elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        content = f"{value.dtype.str}{value.shape}".encode() + value.tobytes()
+        content, flat = f"{value.dtype.str}{value.shape}".encode(), value.ravel()
     elif isinstance(value, (list, tuple)):
         content, parts = b"", list(value)
     elif isinstance(value, Mapping):
@@ -102,6 +102,7 @@ def fingerprint(value: Any) -> str:
         words = "has no fields; pass arrays, numbers, texts or dataclasses."
         raise TypeError(f"{type(value).__qualname__}: {words}")
     found = hashlib.sha256(type(value).__qualname__.encode() + content)
+    found.update(flat.view(np.uint8).data)
     for part in parts:
         found.update(fingerprint(part).encode())
     return found.hexdigest()

@@ -271,9 +271,10 @@ def _numpy(parts: Mapping[str, Tensor]) -> Arrays:
 
 
 def beside(parts: Sequence[Tensor]) -> Tensor:
-    """Put (1 or R, n, width) side by side, each with all replicas."""
+    """Put (1 or R, n, width) side by side, each with all replicas; one as it is."""
     count = max(map(len, parts))
-    return torch.cat([part.expand(count, -1, -1) for part in parts], -1)
+    wide = [part.expand(count, -1, -1) for part in parts]
+    return torch.cat(wide, -1) if wide[1:] else wide[0]
 
 
 def _array(block: Block, table: Table) -> Tensor:

@@ -56,7 +56,7 @@ class Job:
         wide = [p[None] if p.ndim == 2 else p for p in map(np.asarray, parts)]
         count = max(map(len, wide))
         wide = [np.broadcast_to(p, (count, *p.shape[1:])) for p in wide]
-        self.table = np.concatenate(wide, -1).astype(np.float32)
+        self.table = np.concatenate(wide, -1, dtype=np.float32)
         self.rows = [np.asarray(rows, np.int64) for rows, _ in replicas.splits]
         self.held = [np.asarray(held, np.int64) for _, held in replicas.splits]
         self.batches = [-(-len(rows) // batch_size) for rows in self.rows]
@@ -164,8 +164,7 @@ def _stacked(job: Job, some: Sequence[int]) -> list[Result]:
             p = stack.flat.detach().cpu().numpy()
             job.check(p, measured[-1], epoch + 1)
     ended = zip(p, np.stack(as_made, 1), np.stack(measured, 1), strict=True)
-    names = ("p", "as_made", "measured")
-    return [dict(zip(names, one, strict=True)) for one in ended]
+    return [dict(zip(("p", "as_made", "measured"), one, strict=True)) for one in ended]
 
 
 class Stack:
@@ -180,16 +179,16 @@ class Stack:
         self.job, self.some, size = job, list(some), job.batch_size
         put = partial(torch.tensor, device=job.place, dtype=job.dtype)
         self.flat = put(np.stack([job.initial(r) for r in some]))
-        self.mean = torch.zeros_like(self.flat)
-        self.square = torch.zeros_like(self.flat)
+        self.mean, self.square = (torch.zeros_like(self.flat) for _ in range(2))
         # float64: one minus a power of 0.999 needs it
         self.taken = torch.zeros_like(self.flat[:, :1], dtype=torch.float64)
         self.leaves = {
             name: leaf.requires_grad_()
             for name, leaf in networks.unpacked(job.scale, self.flat).items()
         }
-        table = job.table[self.some] if len(job.table) > 1 else job.table
-        self.table = put(table).expand(len(some), -1, -1)
+        whole = len(job.table) in (1, len(some))  # and is not copied on the CPU
+        table = torch.from_numpy(job.table if whole else job.table[self.some])
+        self.table = table.to(job.place, job.dtype).expand(len(some), -1, -1)
         self.views = put(np.stack([job.views(r) for r in some]))
         self.each = torch.arange(len(some), device=job.place)[:, None]
         self.steps = max(job.batches[r] for r in some)
@@ -264,8 +263,7 @@ class Stack:
         total, metrics = self._passed(rows, masks, drawn, weights)
         loss = (total * weights).sum()
         if scale.l1:
-            names = networks.penalised(scale)
-            sizes = [self.leaves[name].abs().sum() for name in names]
+            sizes = [self.leaves[n].abs().sum() for n in networks.penalised(scale)]
             loss = loss + scale.l1 * torch.stack(sizes).sum()
         slopes = torch.autograd.grad(loss, list(self.leaves.values()))
         with torch.no_grad():
