@@ -88,7 +88,9 @@ def test_repeat_is_twice_as_far_as_the_farther_end(tmp_path):
     assert of(0.15, 0.1431, 0.16) == 0.02
     assert of(0.15, 0.1381, 0.16) == 0.024
     assert of(150, 27.9, 160) == 250
-    assert of(100, 100, 100) == 1
+    same = {"ends": (100, 100)}
+    assert reference.repeat(record(GAP, 100, 0, 10, **same)) == 1
+    assert reference.repeat(record(GAP, 100, None, 10, **same)) == 30
     assert of(0, 0, 0) == 1e-6
     assert of(0.15) == 0
     # four seeds that are close by chance

@@ -48,17 +48,17 @@ def refresh(results: Path, reference: Path) -> list[Path]:
 def repeat(record: Mapping[str, Any]) -> float:
     """Return within what a second run must come to the value of a record.
 
-    Twice as far as the farther end of its 95 % interval, to two digits, rounded
-    up: of whole runs, of hundreds of values drawn like these, 95 in 100 or more
-    then agree in all. No less than four standard errors of the replicas: seeds are
-    close by chance at times. Ends that are equal, as of seeds without an error,
-    leave a hundredth of the value, or a millionth; 0 would say exact.
+    Twice as far as the farther end of its 95 % interval, two digits, rounded up: then
+    95 of 100 whole runs agree. No less than four standard errors of the replicas: seeds
+    are close by chance at times. Equal ends leave a hundredth of the value, or 1e-6; of
+    a count, which has no spread, three in n (doi:10.1001/jama.1983.03330370053031).
     """
     value, low, high = (record[key] for key in ("value", "low", "high"))
     if low is None:
         return 0.0
     least = 2 * (record["spread"] or 0) / math.sqrt(record["replicas"])
-    away = max(value - low, high - value, least) if low < high else abs(value) / 200
+    same = 0.005 if record["spread"] is not None else 1.5 / record["replicas"]
+    away = max(value - low, high - value, least) if low < high else abs(value) * same
     reach = max(1e-6, 2 * away)
     digit = 10.0 ** (math.floor(math.log10(reach)) - 1)
     return float(f"{math.ceil(reach / digit * (1 - 1e-9)) * digit:.2g}")
