@@ -56,14 +56,14 @@ def plain(value):
 
 
 @given(values, values)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_fingerprints_differ_where_values_do(one, other):
     same = str(plain(one)) == str(plain(other))
     assert (fingerprint(one) == fingerprint(other)) == same
 
 
 @given(values)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_equal_content_has_one_fingerprint(value):
     assert fingerprint(value) == fingerprint(value)
     again = pickle.loads(pickle.dumps(value))
@@ -71,7 +71,7 @@ def test_equal_content_has_one_fingerprint(value):
 
 
 @given(grids)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_one_changed_number_is_seen(table):
     raw = bytearray(table.tobytes())
     raw[-1] ^= 1

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_records import record, results
 
@@ -152,7 +152,6 @@ def test_plus_minus(value, spread, text):
 
 
 @given(numbers, numbers, st.floats(0, 1e3))
-@settings(deadline=None)
 def test_a_relation_is_what_it_says_but_for_the_last_digits(value, paper, tolerance):
     def holds(claim, value):
         return claims.holds(claim, (value, value, value))

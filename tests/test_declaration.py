@@ -233,7 +233,7 @@ def parsed_or_told(call, *given):
 
 
 @given(st.text(max_size=200) | st.text(alphabet="ab:-[]{}#&*!|>'\"\\ \n,?%@"))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example("%YAML 9.9\n---\na: 1")
 @example('"\\ud800": "\\ud800"')
 @example("\ud800")
@@ -252,7 +252,7 @@ scales 1 reconstruction; scales 1 group"""
 
 
 @given(path=st.sampled_from(PATHS.split(";")), value=ANYTHING)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example("scales 0 predict gap", "0\x85")
 @example("scales 0 predict gap", "0E0")
 @example("scales 0 predict gap", "\U0001f600")

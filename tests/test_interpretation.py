@@ -10,7 +10,7 @@ from nestedae_utils.chapters import interpretation, segregation
 from nestedae_utils.model.chain import fit
 
 SEEDS = given(seed=st.integers(0, 2**31))
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=25)
 
 
 def drawn(seed, *shape):

@@ -149,7 +149,7 @@ def test_no_leakage_into_the_neighbourhood():
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=4, derandomize=True)
 def test_completion_of_a_linear_chain_is_exact(seed):
     """All inputs known, at either end: one point, the true one."""
     chain, table = linear(seed)
@@ -255,7 +255,7 @@ def test_compositions_go_to_the_models_that_held_them_out():
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=4, derandomize=True)
 def test_design_finds_the_optimum_of_a_known_function(seed):
     """A paraboloid of what is decoded has its top where it says."""
     chain, table = linear(seed)
@@ -310,7 +310,7 @@ def test_fractions_in_twentieths_fill_every_site():
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nothing_beats_what_stands_on_the_front(points):
     aims = pd.DataFrame(points, columns=["pce", "gap"], dtype=float)
     materials = aims.reindex(columns=[*aims, *design.MATERIAL]).assign(htl=aims.index)
@@ -326,7 +326,7 @@ vectors = st.tuples(number, number, number).map(np.array)
 
 
 @given(vectors, vectors, st.integers(2, 9), st.sampled_from(design.PATHS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ways_begin_and_end_where_they_should(first, second, count, path):
     way = design.interpolate(first, second, count, path)
     assert way.shape == (count, 3)

@@ -226,8 +226,7 @@ def test_a_toy_campaign_measures_what_it_says():
 
 def test_priors_draw_what_they_say():
     rng = np.random.default_rng(0)
-    drawn = N(3, 2).draw(rng, 4000)
-    assert drawn.mean() == pytest.approx(3, abs=0.15)
+    assert N(3, 2).draw(rng, 4000).mean() == pytest.approx(3, abs=0.15)
     half = KERNEL["noise"].value(KERNEL["noise"].draw(rng, 4000))
     assert half.min() > 0
     assert half.mean() == pytest.approx(0.05 * (2 / np.pi) ** 0.5, rel=0.05)

@@ -252,8 +252,7 @@ def test_three_scales_and_no_reconstruction(folder):
     fitted = own.fit(parse(text, folder / "three.yml"), compare=False)
     assert list(fitted.chain.fitted) == ["gap", "binding", "top"]
     path, *_ = fitted.write(folder / "out")
-    found = own.predict(own.load(path), table)
-    assert np.isfinite(found["length_predicted"]).all()
+    assert np.isfinite(own.predict(own.load(path), table)["length_predicted"]).all()
 
 
 def change(**columns):

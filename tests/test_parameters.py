@@ -217,14 +217,13 @@ def test_texts_by_type(kind, good, bad):
     | st.booleans()
     | st.text(max_size=200).filter(str.isprintable)
 )
-@settings(deadline=None)
 def test_values_go_there_and_back(value):
     found = ANY[type(value)].parse(parameters.written(value))
     assert repr(found) == repr(value)
 
 
 @given(st.sampled_from(NAMES), st.data(), st.text())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_is_a_value_or_one_line(name, data, text):
     """Whatever is given, no other error, and nothing is evaluated."""
     one = parameters.find(name)

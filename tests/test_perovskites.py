@@ -63,7 +63,7 @@ def test_refused(formula, match):
 
 
 @given(st.text(alphabet="MAPbICs()0123._ xé", max_size=15))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_is_read_or_refused(text):
     with contextlib.suppress(DataError):
         assert set(parse_formula(text)) <= set(IONS)

@@ -38,7 +38,7 @@ def test_row_folds_are_those_of_the_paper():
 
 
 @given(st.integers(2, 5), st.sampled_from(protocol.FOLDS_BY), st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_folds_divide_the_rows_and_keep_groups(folds, by, seed):
     random = np.random.default_rng(seed)
     kinds = random.integers(0, 8, 30)
@@ -64,7 +64,7 @@ def test_more_folds_than_groups(by):
 
 
 @given(st.integers(2, 4), st.integers(2, 3), st.booleans())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_inner_folds_never_see_what_is_held_out(outer, inner, grouped):
     groups = np.arange(40) // 2 if grouped else None
     splits = protocol.row_folds(40, outer)

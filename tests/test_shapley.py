@@ -24,7 +24,7 @@ def curved(rows):
 
 
 @given(seed=st.integers(0, 2**31), count=st.integers(1, 5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_shapleys_axioms(seed, count):
     rows, others = drawn(seed, count, 5), drawn(seed + 1, 7, 5)
     values, base = shapley(curved, rows, others, BLOCKS)

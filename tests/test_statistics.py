@@ -104,7 +104,7 @@ def test_the_bootstrap_covers_the_truth_if_it_draws_groups(grouped):
 
 
 @given(seed=st.integers(0, 1000), shift=st.floats(-5, 5), scale=st.floats(0.1, 9))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_interval_moves_with_its_values(seed, shift, scale):
     values = np.random.default_rng(seed).normal(size=40)
     low, high = interval(values)
@@ -197,8 +197,7 @@ def ceiling_of(random):
 def models_of(random):
     """The mean minus the standard deviation, known from both."""
     values = random.normal(size=10)
-    sd = values.std(ddof=1)
-    return statistics.by_models(values.mean(), sd, 10, less=1), -1.0
+    return statistics.by_models(values.mean(), values.std(ddof=1), 10, less=1), -1.0
 
 
 @pytest.mark.slow

@@ -212,10 +212,13 @@ class Cluster:
         path = folder / "scheduler.json"
         words = "scheduler --host 127.0.0.1 --port 0 --no-dashboard"
         self.scheduler = self.start(f"{words} --scheduler-file {path}")
-        while not path.exists():
+        self.address = None
+        while not self.address:
             assert self.scheduler.poll() is None, "the scheduler ended"
             time.sleep(0.1)
-        self.address = json.loads(path.read_text())["address"]
+            # it may not be there yet, or not be written in full
+            with contextlib.suppress(OSError, ValueError):
+                self.address = json.loads(path.read_text())["address"]
 
     def __enter__(self):
         return self

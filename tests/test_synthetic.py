@@ -59,7 +59,7 @@ def test_published_noise_exceeds_the_signal():
     seed=st.integers(0, 2**32),
     inputs=st.sampled_from(["grid", "random"]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_inputs_are_in_their_ranges_and_noise_leaves_them_alone(n, seed, inputs):
     clean, single, double = (
         synthetic.generate(n, seed, noise, inputs) for noise in (0, 1, 2)

@@ -92,7 +92,7 @@ numbers = st.one_of(st.integers(-(10**6), 10**6), st.floats(-1e9, 1e9))
     st.lists(st.integers(0, 9), max_size=3),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_table_is_the_same_in_each_dialect(rows, separator, sign, empty, code):
     """Whatever separates fields, is a decimal sign, or stands empty between."""
     # what "1,234" is, another number of the table tells

@@ -17,7 +17,7 @@ TABLES = st.lists(ROWS, min_size=1, max_size=4)
 
 
 @given(given=TABLES, folds=st.integers(2, 5), seed=st.integers(0, 9))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_group_has_one_fold_in_all_tables(given, folds, seed):
     groups = {str(k): np.array(own) for k, own in enumerate(given)}
     if folds > len(set(given[0])):

@@ -103,7 +103,7 @@ def test_the_paths_agree_on_the_papers_scales(name):
 
 
 @given(scales(), st.sampled_from([4, 13, 40]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_paths_agree_on_any_scale(scale, size):
     inputs, targets = arrays(scale)
     how = {"epochs": 3, "batch_size": size, "learning_rate": 0.001}
