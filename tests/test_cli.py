@@ -307,7 +307,7 @@ def test_a_command_that_is_killed_leaves_no_process(at_work, tmp_path):
     command, mark = at_work("run 90", 5)
     command.kill()
     command.communicate()
-    for _ in range(300):
+    for _ in range(3000):
         left = {path.name for path in tmp_path.iterdir()}
         if not marked(mark) and not any(".part-" in name for name in left):
             break

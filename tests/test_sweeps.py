@@ -261,7 +261,7 @@ class Cluster:
         alive = [
             one.pid for one in [*self.workers, self.scheduler] if one.poll() is None
         ]
-        for _ in range(300):
+        for _ in range(3000):
             left = marked(self.environment["TEST_MARK"])
             if {one.pid for one in left} == set(alive):
                 return True
