@@ -28,16 +28,16 @@ def perovskite(edge=3.905, symbols=("Sr", "Ti", "O")):
     return crystals.cells(frame)
 
 
-def test_the_grouped_convolution_is_torchs_own_in_a_loop():
+@pytest.mark.parametrize("piece", [4, 256])
+def test_the_grouped_convolution_is_torchs_own_in_a_loop(piece, monkeypatch):
+    monkeypatch.setattr(target_learning, "PIECE", piece)
     net, hidden = target_learning.convolution(7, 6, 2), (3, 4)
     generator = torch.Generator().manual_seed(0)
-    shapes = net.shapes("encoder", hidden, 84, 5, 1.0)
-    p = {}
+    shapes, p = net.shapes("encoder", hidden, 84, 5, 1.0), {}
     for name, (rows, columns, _) in shapes.items():
-        draw = torch.randn(3, rows, columns, generator=generator, dtype=torch.double)
-        p[f"{name}.weight"] = draw.requires_grad_()
-        ends = torch.randn(3, 1, columns, generator=generator, dtype=torch.double)
-        p[f"{name}.bias"] = ends.requires_grad_()
+        for part, n in (("weight", rows), ("bias", 1)):
+            drawn = torch.randn(3, n, columns, generator=generator, dtype=torch.double)
+            p[f"{name}.{part}"] = drawn.requires_grad_()
     x = torch.randn(3, 9, 84, generator=generator, dtype=torch.double)
     found = net.apply("encoder", ["relu", "tanh", "linear"], p, x)
     for r in range(3):  # replica by replica, with nn's layout of filters
